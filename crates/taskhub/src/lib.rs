@@ -1,4 +1,7 @@
 //! Client for the task hubs of Durable Functions on Azure Storage.
+
+pub mod names;
+pub mod partition;
 pub mod storage;
 mod time;
 
