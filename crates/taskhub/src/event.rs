@@ -12,7 +12,7 @@ mod row;
 
 use std::collections::BTreeMap;
 
-pub use parts::{FailureDetails, OrchestrationInstance, OrchestrationStatus, ParentInstance, Tags, TraceContext};
+pub use parts::{FailureDetails, OrchestrationInstance, OrchestrationStatus, ParentInstance, Tags, TraceContext, tags_to_text};
 
 pub(crate) use json::{Members, newtonsoft};
 pub(crate) use parts::{tags_from_json, tags_to_json};

@@ -46,9 +46,8 @@ impl Time {
     /// The time that has gone by since `earlier`; zero if that lies ahead.
     pub fn since(self, earlier: Time) -> Duration {
         let ticks = self.ticks.saturating_sub(earlier.ticks);
-        u64::try_from(ticks).map_or(Duration::ZERO, |ticks| {
-            Duration::new(ticks / 10_000_000, u32::try_from(ticks % 10_000_000).unwrap_or(0) * 100)
-        })
+        u64::try_from(ticks)
+            .map_or(Duration::ZERO, |ticks| Duration::new(ticks / 10_000_000, u32::try_from(ticks % 10_000_000).unwrap_or(0) * 100))
     }
 
     /// Microseconds since 1970, as sequence numbers of control messages count (task-hub.md 7.6).

@@ -5,7 +5,8 @@
 
 use serde_json::{Map, Value};
 
-use super::{EventError, json::Members};
+use super::EventError;
+use super::json::{Members, newtonsoft};
 
 /// Tags of an instance, in the order in which they were written.
 pub type Tags = Vec<(String, String)>;
@@ -227,6 +228,11 @@ impl FailureDetails {
 /// Tags are written without a `$type`: a host that lacks the named dictionary type could not read the message (task-hub.md 3.5).
 pub(crate) fn tags_to_json(tags: &Tags) -> Value {
     Value::Object(tags.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect())
+}
+
+/// The text of the `Tags` column, on Instances and History rows alike; `null` for none (task-hub.md 4.2).
+pub fn tags_to_text(tags: Option<&Tags>) -> String {
+    newtonsoft(&tags.map_or(Value::Null, tags_to_json))
 }
 
 pub(crate) fn tags_from_json(value: &Value) -> Result<Tags, EventError> {
