@@ -1,1 +1,2 @@
-
+//! Kubernetes operator for Durable Functions.
+pub mod api;

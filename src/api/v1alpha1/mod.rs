@@ -1,0 +1,42 @@
+//! Version `v1alpha1` of the kinds. The doc comments of their fields are what `kubectl explain` prints.
+
+mod orchestration;
+mod task_hub;
+
+pub use orchestration::{
+    Failure, InlineInput, Orchestration, OrchestrationSpec, OrchestrationStatus, OutputReference, RuntimeStatus, StartPolicy, TaskHubReference,
+};
+pub use task_hub::{Connection, ConnectionStatus, Polling, SecretKeyReference, TaskHub, TaskHubSpec, TaskHubStatus};
+
+use kube::{CustomResourceExt, core::ObjectMeta};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+
+/// All CRDs, as they are committed in `crds/` and installed.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    vec![Orchestration::crd(), TaskHub::crd()]
+}
+
+/// The metadata that a status write needs: which object, and which copy of it was decided upon.
+pub fn status_metadata(meta: &ObjectMeta) -> ObjectMeta {
+    ObjectMeta {
+        name: meta.name.clone(),
+        namespace: meta.namespace.clone(),
+        uid: meta.uid.clone(),
+        resource_version: meta.resource_version.clone(),
+        ..ObjectMeta::default()
+    }
+}
+
+/// Path (from the repository's root) and text of the file of each CRD.
+///
+/// # Errors
+/// What the YAML writer says.
+pub fn crd_files() -> Result<Vec<(String, String)>, serde_saphyr::ser::Error> {
+    let file = |crd: CustomResourceDefinition| {
+        let text = serde_saphyr::to_string(&crd)?;
+        let path = format!("crds/{}.yaml", crd.spec.names.plural);
+        Ok((path, format!("# Generated from the Rust types by `cargo crds`; do not edit.\n{text}")))
+    };
+    crds().into_iter().map(file).collect()
+}
