@@ -1,1 +1,160 @@
-//! Azure Storage, typed: what a task hub needs of queues, tables and blobs. Knows nothing of hubs.
+//! Azure Storage, typed: what a task hub needs of queues, tables and blobs.
+//!
+//! Owns connections, credentials, time-outs, retries and error kinds. It knows nothing of
+//! hubs, instances or messages: names and keys arrive ready-made. No type of the Azure
+//! crates is part of the interface, so that an official crate for tables can take the place
+//! of ours later. Every call ends within [`Options::total_timeout`], and no response is read
+//! beyond a bound.
+//!
+//! Retries repeat writes that may have been applied: after a broken connection an insert can
+//! come back as [`StorageError::is_already_exists`] for the caller's own row, and a message
+//! can be in its queue twice. Callers handle both.
+
+mod account;
+mod blob;
+mod credential;
+mod error;
+mod pipeline;
+mod queue;
+mod table;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use account::{Account, ConnectionStringError};
+pub use blob::{BlobEntry, Container};
+pub use error::{StorageError, StorageErrorKind};
+pub use queue::{Queue, QueueMessage, SentMessage};
+pub use table::{Condition, Continuation, ETag, Entity, Operation, Page, Query, Table, Value, quote};
+
+/// One of the three services of a storage account that a hub lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Service {
+    /// Blobs.
+    Blob,
+    /// Queues.
+    Queue,
+    /// Tables.
+    Table,
+}
+
+impl Service {
+    /// The name as it is part of host names and metrics: `blob`, `queue`, `table`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Service::Blob => "blob",
+            Service::Queue => "queue",
+            Service::Table => "table",
+        }
+    }
+}
+
+/// Limits of every call, and who is told of requests.
+#[derive(Clone)]
+pub struct Options {
+    /// The longest that one HTTP exchange may take, connection and body included.
+    pub attempt_timeout: Duration,
+    /// The longest that one call may take, all tries and the waits between them included.
+    pub total_timeout: Duration,
+    /// How often a failed try is repeated: after 408, 429, 5xx and broken connections; never after another 4xx.
+    pub max_retries: u32,
+    /// Told of each try.
+    pub observer: Option<Arc<dyn RequestObserver>>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { attempt_timeout: Duration::from_secs(10), total_timeout: Duration::from_secs(15), max_retries: 3, observer: None }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("attempt_timeout", &self.attempt_timeout)
+            .field("total_timeout", &self.total_timeout)
+            .field("max_retries", &self.max_retries)
+            .field("observer", &self.observer.is_some())
+            .finish()
+    }
+}
+
+/// Is told of each HTTP request to storage, for metrics and for tests that count.
+pub trait RequestObserver: Send + Sync + 'static {
+    /// Called once per try, after its response was read or it failed; must not block.
+    fn observe(&self, request: &ObservedRequest);
+}
+
+/// One HTTP request, as it went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedRequest {
+    /// The service it went to.
+    pub service: Service,
+    /// What was asked; stable, such as `table.insert` or `queue.put`.
+    pub operation: &'static str,
+    /// The HTTP status; `None` if no complete response came.
+    pub status: Option<u16>,
+    /// From the first byte sent, or the wait for a connection, to the last byte read.
+    pub elapsed: Duration,
+}
+
+/// A storage account, ready for calls. Clones share one pool of connections.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    account: Account,
+    tables: table::TableService,
+    queues: queue::QueueService,
+    blobs: blob::BlobService,
+}
+
+impl Storage {
+    /// Builds the clients; contacts nothing.
+    ///
+    /// # Errors
+    /// [`StorageErrorKind::InvalidInput`] if an endpoint needs TLS and the process has no default TLS provider:
+    /// the application installs `ring` at the start of `main`.
+    pub fn new(account: Account, options: Options) -> Result<Storage, StorageError> {
+        let http = pipeline::http_client(&account)?;
+        let caller = |service| pipeline::Caller::new(&account, service, &options, http.clone());
+        let inner = Inner {
+            tables: table::TableService::new(caller(Service::Table))?,
+            queues: queue::QueueService::new(caller(Service::Queue))?,
+            blobs: blob::BlobService::new(caller(Service::Blob))?,
+            account,
+        };
+        Ok(Storage { inner: Arc::new(inner) })
+    }
+
+    /// The account that this was built from.
+    pub fn account(&self) -> &Account {
+        &self.inner.account
+    }
+
+    /// The table of this name, which need not exist.
+    pub fn table(&self, name: &str) -> Table {
+        self.inner.tables.table(name)
+    }
+
+    /// The queue of this name, which need not exist.
+    pub fn queue(&self, name: &str) -> Queue {
+        self.inner.queues.queue(name)
+    }
+
+    /// The blob container of this name, which need not exist.
+    pub fn container(&self, name: &str) -> Container {
+        self.inner.blobs.container(name)
+    }
+
+    /// The names of all queues that begin with `prefix`, in the service's order.
+    ///
+    /// # Errors
+    /// Those of any call; [`StorageErrorKind::TooLarge`] beyond 100,000 queues.
+    pub async fn list_queues(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
+        self.inner.queues.list(prefix).await
+    }
+}

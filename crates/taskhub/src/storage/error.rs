@@ -1,0 +1,351 @@
+//! What can go wrong with a call, in kinds that a caller decides by.
+//!
+//! Reads the answers of the services and the errors of the SDK. Invariant: no text that
+//! leaves this module holds a key, a token, a URL or a response's body; the services repeat
+//! signatures and strings to sign in theirs.
+
+use std::error::Error as _;
+use std::fmt;
+use std::time::Duration;
+
+use azure_core::error::ErrorKind;
+use azure_core::http::headers::{ERROR_CODE, Headers};
+
+/// A failed call: what was tried, what came back, and what to do about it.
+///
+/// Small to return, because it is one pointer.
+#[derive(Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct StorageError(Box<Details>);
+
+#[derive(Clone)]
+struct Details {
+    origin: Origin,
+    kind: StorageErrorKind,
+    failure: Failure,
+    failed_operation: Option<usize>,
+}
+
+/// What a caller decides by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StorageErrorKind {
+    /// The entity, blob or message is not there.
+    NotFound,
+    /// The table, queue or container is not there.
+    ContainerNotFound,
+    /// There is such a thing already.
+    AlreadyExists,
+    /// A table, queue or container of this name is being deleted; it can be made again in about a minute.
+    BeingDeleted,
+    /// The thing has changed since it was read, or the pop receipt is no longer the newest.
+    PreconditionFailed,
+    /// The credential is not the account's, or has expired.
+    Authentication,
+    /// The credential is good, but does not allow this.
+    AccessDenied,
+    /// The service asks for fewer requests.
+    Throttled,
+    /// No answer in time.
+    Timeout,
+    /// No connection: name, network or TLS.
+    Unreachable,
+    /// The request or the response exceeds a limit.
+    TooLarge,
+    /// The request cannot be right; repeating it is of no use.
+    InvalidInput,
+    /// The service failed.
+    Server,
+    /// The answer is none of a storage service.
+    UnexpectedResponse,
+}
+
+impl StorageError {
+    /// What to decide by.
+    pub fn kind(&self) -> StorageErrorKind {
+        self.0.kind
+    }
+
+    /// The service's error code, such as `EntityAlreadyExists`.
+    pub fn code(&self) -> Option<&str> {
+        match &self.0.failure {
+            Failure::Response { code, .. } => code.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The HTTP status, if a response came.
+    pub fn status(&self) -> Option<u16> {
+        match &self.0.failure {
+            Failure::Response { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// The call's stable name, such as `table.insert`.
+    pub fn operation(&self) -> &'static str {
+        self.0.origin.operation
+    }
+
+    /// Of a transaction: the index of the operation that the service refused.
+    pub fn failed_operation(&self) -> Option<usize> {
+        self.0.failed_operation
+    }
+
+    /// The entity, blob or message is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.kind(), StorageErrorKind::NotFound | StorageErrorKind::ContainerNotFound)
+    }
+
+    /// The table, queue or container is not there.
+    pub fn is_container_not_found(&self) -> bool {
+        self.kind() == StorageErrorKind::ContainerNotFound
+    }
+
+    /// There is such a thing already; possibly by the caller's own try, whose answer was lost.
+    pub fn is_already_exists(&self) -> bool {
+        self.kind() == StorageErrorKind::AlreadyExists
+    }
+
+    /// The ETag or pop receipt is no longer the newest.
+    pub fn is_precondition_failed(&self) -> bool {
+        self.kind() == StorageErrorKind::PreconditionFailed
+    }
+
+    /// The service asks for fewer requests.
+    pub fn is_throttled(&self) -> bool {
+        self.kind() == StorageErrorKind::Throttled
+    }
+
+    /// The credential is wrong, has expired, or does not allow this.
+    pub fn is_authentication(&self) -> bool {
+        matches!(self.kind(), StorageErrorKind::Authentication | StorageErrorKind::AccessDenied)
+    }
+
+    /// The same call may succeed later without any change.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self.kind(),
+            StorageErrorKind::Throttled
+                | StorageErrorKind::Timeout
+                | StorageErrorKind::Unreachable
+                | StorageErrorKind::Server
+                | StorageErrorKind::BeingDeleted
+        )
+    }
+
+    pub(super) fn with_failed_operation(mut self, index: Option<usize>) -> StorageError {
+        self.0.failed_operation = index;
+        self
+    }
+}
+
+impl fmt::Debug for StorageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StorageError").field("kind", &self.0.kind).field("text", &self.to_string()).finish()
+    }
+}
+
+impl fmt::Display for Details {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Origin { operation, target, host } = &self.origin;
+        write!(f, "{} {target}: ", phrase(operation))?;
+        match &self.failure {
+            Failure::Unreachable(cause) => write!(f, "cannot reach {host}: {cause}")?,
+            Failure::Broken(cause) => write!(f, "the connection to {host} broke: {cause}")?,
+            Failure::TimedOut(limit) => write!(f, "{host} did not answer within {limit:?}")?,
+            failure => write!(f, "{failure}")?,
+        }
+        if let Some(index) = self.failed_operation {
+            write!(f, ", by operation {index} of the transaction")?;
+        }
+        match hint(self.kind) {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// `table.insert` as words.
+fn phrase(operation: &str) -> String {
+    match operation {
+        "table.insert" => "insert into".to_owned(),
+        "table.query" => "query".to_owned(),
+        "table.transaction" => "transaction on".to_owned(),
+        "table.get" | "blob.get" => "read from".to_owned(),
+        "table.delete" | "blob.delete" | "queue.delete" => "delete from".to_owned(),
+        "queue.put" | "blob.put" => "write to".to_owned(),
+        "queue.peek" | "queue.receive" => "read from".to_owned(),
+        other => other.replace(['.', '_'], " "),
+    }
+}
+
+fn hint(kind: StorageErrorKind) -> Option<&'static str> {
+    match kind {
+        StorageErrorKind::Authentication => {
+            Some("the account key or SAS is not valid for this account or has expired: renew the connection string")
+        }
+        StorageErrorKind::AccessDenied => {
+            Some("the credential does not allow this: check the permissions of the SAS and the firewall of the account")
+        }
+        StorageErrorKind::Unreachable => Some("check the endpoint in the connection string, DNS and network policies"),
+        StorageErrorKind::BeingDeleted => Some("it is still being deleted: this passes within minutes"),
+        StorageErrorKind::UnexpectedResponse => Some("the answer is not one of a storage service: check the endpoint"),
+        _ => None,
+    }
+}
+
+/// Which call it was, for the message.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    operation: &'static str,
+    target: String,
+    host: String,
+}
+
+impl Origin {
+    pub(super) fn new(operation: &'static str, target: &str, host: &str) -> Origin {
+        Origin { operation, target: target.to_owned(), host: host.to_owned() }
+    }
+
+    /// A request that is not sent, as it could not succeed.
+    pub(super) fn invalid(&self, problem: &str) -> StorageError {
+        self.failed(Failure::Invalid(problem.to_owned()))
+    }
+
+    /// A response that lacks what it must have, or cannot be read.
+    pub(super) fn unexpected(&self, problem: &str) -> StorageError {
+        self.failed(Failure::Unreadable(problem.to_owned()))
+    }
+
+    pub(super) fn failed(&self, failure: Failure) -> StorageError {
+        StorageError(Box::new(Details { origin: self.clone(), kind: failure.kind(), failure, failed_operation: None }))
+    }
+
+    /// An error of the SDK, which may hold bodies and URLs: only its facts are taken.
+    pub(super) fn error(&self, error: azure_core::Error) -> StorageError {
+        self.failed(Failure::of_error(&error))
+    }
+}
+
+/// What a try met.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// An answer that is no success.
+    #[error("{status} {}", code.as_deref().unwrap_or("without an error code"))]
+    Response { status: u16, code: Option<String>, unauthenticated: bool },
+    #[error("cannot connect: {0}")]
+    Unreachable(String),
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    #[error("more than {0} bytes")]
+    TooLarge(u64),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("cannot send the request: {0}")]
+    Request(String),
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+impl Failure {
+    /// An answer of one of the services; the code in a table's JSON goes before the header.
+    pub(super) fn of_response(status: u16, headers: &Headers, body: &[u8]) -> Failure {
+        Failure::of_answer(status, headers.get_optional_string(&ERROR_CODE), body)
+    }
+
+    /// The same, of an answer inside of a transaction's, with the code of its header.
+    pub(super) fn of_answer(status: u16, header: Option<String>, body: &[u8]) -> Failure {
+        let (code, message) = odata_error(body);
+        let code = code.or(header).and_then(checked_code);
+        // The emulator answers a wrong key with the code of a firewall; its text says what it is.
+        let text = message.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
+        Failure::Response { status, code, unauthenticated: text.contains("Server failed to authenticate the request") }
+    }
+
+    fn of_error(error: &azure_core::Error) -> Failure {
+        let mut source = error.source();
+        while let Some(current) = source {
+            if let Some(failure) = current.downcast_ref::<Failure>() {
+                return failure.clone();
+            }
+            source = current.source();
+        }
+        match error.kind() {
+            ErrorKind::HttpResponse { raw_response: Some(response), .. } => {
+                Failure::of_response(u16::from(response.status()), response.headers(), response.body())
+            }
+            ErrorKind::HttpResponse { status, error_code, .. } => {
+                Failure::Response { status: u16::from(*status), code: error_code.clone().and_then(checked_code), unauthenticated: false }
+            }
+            ErrorKind::DataConversion => Failure::Unreadable("the response cannot be read".to_owned()),
+            ErrorKind::Connection | ErrorKind::Io => Failure::Broken("input or output failed".to_owned()),
+            _ => Failure::Request("the storage library refused it".to_owned()),
+        }
+    }
+
+    /// Worth another try.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Failure::Unreachable(_) | Failure::Broken(_) | Failure::TimedOut(_))
+    }
+
+    pub(super) fn kind(&self) -> StorageErrorKind {
+        match self {
+            Failure::Response { status, code, unauthenticated } => classify(*status, code.as_deref(), *unauthenticated),
+            Failure::Unreachable(_) | Failure::Broken(_) => StorageErrorKind::Unreachable,
+            Failure::TimedOut(_) => StorageErrorKind::Timeout,
+            Failure::TooLarge(_) => StorageErrorKind::TooLarge,
+            Failure::Invalid(_) | Failure::Request(_) => StorageErrorKind::InvalidInput,
+            Failure::Unreadable(_) => StorageErrorKind::UnexpectedResponse,
+        }
+    }
+}
+
+fn classify(status: u16, code: Option<&str>, unauthenticated: bool) -> StorageErrorKind {
+    use StorageErrorKind as Kind;
+    match (status, code.unwrap_or_default()) {
+        (401, _) | (400 | 403, "AuthenticationFailed" | "InvalidAuthenticationInfo") => Kind::Authentication,
+        (403, _) if unauthenticated => Kind::Authentication,
+        (403, _) => Kind::AccessDenied,
+        (404, "TableNotFound" | "QueueNotFound" | "ContainerNotFound") => Kind::ContainerNotFound,
+        (404, "ResourceNotFound" | "EntityNotFound" | "BlobNotFound" | "MessageNotFound") => Kind::NotFound,
+        (409, code) if code.ends_with("AlreadyExists") => Kind::AlreadyExists,
+        (409, code) if code.ends_with("BeingDeleted") => Kind::BeingDeleted,
+        (304 | 412, _) | (400, "PopReceiptMismatch") => Kind::PreconditionFailed,
+        (408 | 504, _) | (500, "OperationTimedOut") => Kind::Timeout,
+        (429, _) | (503, "ServerBusy" | "TableServerBusy") => Kind::Throttled,
+        (413, _) | (400, "RequestBodyTooLarge" | "EntityTooLarge" | "PropertyValueTooLarge" | "MessageTooLarge") => Kind::TooLarge,
+        (400, _) | (405..=499, "InvalidInput" | "InvalidResourceName" | "NotImplemented") => Kind::InvalidInput,
+        (500..=599, _) => Kind::Server,
+        _ => Kind::UnexpectedResponse,
+    }
+}
+
+/// Codes are words; anything else is not the service's and might be anything.
+fn checked_code(code: String) -> Option<String> {
+    (!code.is_empty() && code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric())).then_some(code)
+}
+
+/// Code and message of `{"odata.error":{"code":..,"message":{"value":..}}}`.
+pub(super) fn odata_error(body: &[u8]) -> (Option<String>, Option<String>) {
+    #[derive(serde::Deserialize)]
+    struct Body {
+        #[serde(rename = "odata.error")]
+        error: Error,
+    }
+    #[derive(serde::Deserialize)]
+    struct Error {
+        code: Option<String>,
+        message: Option<Message>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Message {
+        value: Option<String>,
+    }
+    match serde_json::from_slice::<Body>(body) {
+        Ok(Body { error }) => (error.code, error.message.and_then(|message| message.value)),
+        Err(_) => (None, None),
+    }
+}

@@ -1,0 +1,223 @@
+//! Rows of tables, and their JSON both ways.
+//!
+//! Owns the types of columns (EDM) and their annotations. A `DateTime` or `Int64` without its
+//! annotation would be stored as a string, and filters would miss it without a word. Knows no
+//! columns of any table.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value as Json};
+
+use crate::Time;
+
+/// The version of a row, as the service wrote it. Only equality has a meaning.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ETag(pub String);
+
+/// A column's value, with the type that the table has for it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Text, at most 64 KiB in UTF-16.
+    String(String),
+    /// A whole number of 32 bits.
+    Int32(i32),
+    /// A whole number of 64 bits.
+    Int64(i64),
+    /// A truth value.
+    Boolean(bool),
+    /// A point in time, to 100 ns.
+    DateTime(Time),
+    /// A floating point number; not-a-number and the infinities too.
+    Double(f64),
+    /// A GUID, in the text form that the service gave.
+    Guid(String),
+    /// Bytes, at most 64 KiB.
+    Binary(Vec<u8>),
+}
+
+macro_rules! value_from {
+    ($($from:ty => $variant:ident),*) => {
+        $(impl From<$from> for Value {
+            fn from(value: $from) -> Value {
+                Value::$variant(value.into())
+            }
+        })*
+    };
+}
+value_from!(String => String, &str => String, i32 => Int32, i64 => Int64, bool => Boolean, Time => DateTime, f64 => Double, Vec<u8> => Binary);
+
+/// A row: its keys, what the service says of it, and its columns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entity {
+    /// The key of the partition. May be empty; `/`, `\`, `#`, `?` and control characters are not possible.
+    pub partition_key: String,
+    /// The key in the partition. The same rules.
+    pub row_key: String,
+    /// The version that was read; `None` on a row that was not.
+    pub etag: Option<ETag>,
+    /// When the row was last written, by the service's clock; `None` unless read.
+    pub timestamp: Option<Time>,
+    /// All other columns. A column that the row lacks, or has as null, is not in here.
+    pub columns: BTreeMap<String, Value>,
+}
+
+impl Entity {
+    /// A row without columns.
+    pub fn new(partition_key: impl Into<String>, row_key: impl Into<String>) -> Entity {
+        Entity { partition_key: partition_key.into(), row_key: row_key.into(), etag: None, timestamp: None, columns: BTreeMap::new() }
+    }
+
+    /// Sets a column.
+    pub fn set(&mut self, name: &str, value: impl Into<Value>) {
+        self.columns.insert(name.to_owned(), value.into());
+    }
+
+    /// The row with a column set.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Entity {
+        self.set(name, value);
+        self
+    }
+
+    /// The column, if it is text.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        match self.columns.get(name) {
+            Some(Value::String(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The column, if it is a whole number of 32 bits.
+    pub fn int32(&self, name: &str) -> Option<i32> {
+        match self.columns.get(name) {
+            Some(Value::Int32(number)) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// The column, if it is a whole number of 64 or 32 bits.
+    pub fn int64(&self, name: &str) -> Option<i64> {
+        match self.columns.get(name) {
+            Some(Value::Int64(number)) => Some(*number),
+            Some(Value::Int32(number)) => Some(i64::from(*number)),
+            _ => None,
+        }
+    }
+
+    /// The column, if it is a truth value.
+    pub fn boolean(&self, name: &str) -> Option<bool> {
+        match self.columns.get(name) {
+            Some(Value::Boolean(value)) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// The column, if it is a point in time.
+    pub fn time(&self, name: &str) -> Option<Time> {
+        match self.columns.get(name) {
+            Some(Value::DateTime(time)) => Some(*time),
+            _ => None,
+        }
+    }
+
+    /// The body of a write: keys, columns, and the annotation of each type that JSON does not show.
+    pub(super) fn to_json(&self) -> Json {
+        let mut body = Map::new();
+        body.insert("PartitionKey".to_owned(), Json::from(self.partition_key.as_str()));
+        body.insert("RowKey".to_owned(), Json::from(self.row_key.as_str()));
+        for (name, value) in &self.columns {
+            let (json, annotation) = value.to_json();
+            body.insert(name.clone(), json);
+            if let Some(annotation) = annotation {
+                body.insert(format!("{name}{ANNOTATION}"), Json::from(annotation));
+            }
+        }
+        Json::Object(body)
+    }
+
+    /// A row as the service gives it with `odata=minimalmetadata`; `None` if it is no JSON object.
+    pub(super) fn from_json(json: Json) -> Option<Entity> {
+        let Json::Object(body) = json else { return None };
+        let mut entity = Entity::new("", "");
+        for (name, json) in &body {
+            if name.ends_with(ANNOTATION) {
+                continue;
+            }
+            let annotation = body.get(&format!("{name}{ANNOTATION}")).and_then(Json::as_str);
+            match (name.as_str(), json) {
+                ("PartitionKey", Json::String(key)) => entity.partition_key.clone_from(key),
+                ("RowKey", Json::String(key)) => entity.row_key.clone_from(key),
+                ("Timestamp", Json::String(text)) => entity.timestamp = Time::parse(text).ok(),
+                ("odata.etag", Json::String(etag)) => entity.etag = Some(ETag(etag.clone())),
+                (name, json) if !name.starts_with("odata.") => {
+                    if let Some(value) = Value::from_json(json, annotation) {
+                        entity.columns.insert(name.to_owned(), value);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Some(entity)
+    }
+}
+
+const ANNOTATION: &str = "@odata.type";
+
+impl Value {
+    fn to_json(&self) -> (Json, Option<&'static str>) {
+        match self {
+            Value::String(text) => (Json::from(text.as_str()), None),
+            Value::Int32(number) => (Json::from(*number), None),
+            Value::Int64(number) => (Json::from(number.to_string()), Some("Edm.Int64")),
+            Value::Boolean(value) => (Json::from(*value), None),
+            Value::DateTime(time) => (Json::from(time.to_table()), Some("Edm.DateTime")),
+            // Always annotated: an integral one would be stored as Int32.
+            Value::Double(number) => (double_to_json(*number), Some("Edm.Double")),
+            Value::Guid(text) => (Json::from(text.as_str()), Some("Edm.Guid")),
+            Value::Binary(bytes) => (Json::from(STANDARD.encode(bytes)), Some("Edm.Binary")),
+        }
+    }
+
+    /// `None` for null. What its annotation does not fit is kept as text, so that one odd column does not hide the row.
+    fn from_json(json: &Json, annotation: Option<&str>) -> Option<Value> {
+        let typed = match (annotation, json) {
+            (_, Json::Null) => return None,
+            (Some("Edm.Int64"), Json::String(text)) => text.parse().ok().map(Value::Int64),
+            (Some("Edm.DateTime"), Json::String(text)) => Time::parse(text).ok().map(Value::DateTime),
+            (Some("Edm.Double"), json) => double_from_json(json).map(Value::Double),
+            (Some("Edm.Guid"), Json::String(text)) => Some(Value::Guid(text.clone())),
+            (Some("Edm.Binary"), Json::String(text)) => STANDARD.decode(text).ok().map(Value::Binary),
+            (_, Json::Bool(value)) => Some(Value::Boolean(*value)),
+            (_, Json::Number(number)) => match number.as_i64() {
+                Some(whole) => Some(i32::try_from(whole).map_or(Value::Int64(whole), Value::Int32)),
+                None => number.as_f64().map(Value::Double),
+            },
+            _ => None,
+        };
+        Some(typed.unwrap_or_else(|| match json {
+            Json::String(text) => Value::String(text.clone()),
+            other => Value::String(other.to_string()),
+        }))
+    }
+}
+
+fn double_to_json(number: f64) -> Json {
+    if number.is_nan() {
+        Json::from("NaN")
+    } else if number.is_infinite() {
+        Json::from(if number > 0.0 { "Infinity" } else { "-Infinity" })
+    } else {
+        Json::from(number)
+    }
+}
+
+fn double_from_json(json: &Json) -> Option<f64> {
+    match json {
+        Json::String(text) if text == "NaN" => Some(f64::NAN),
+        Json::String(text) if text == "Infinity" => Some(f64::INFINITY),
+        Json::String(text) if text == "-Infinity" => Some(f64::NEG_INFINITY),
+        json => json.as_f64(),
+    }
+}
