@@ -15,13 +15,17 @@ const PUBLIC_CLOUD_SUFFIXES: [&str; 5] =
 
 /// Runs Durable Functions orchestrations that are described as Kubernetes objects.
 #[derive(Debug, Parser)]
-#[command(name = "durable-operator", version, after_help = "Examples:
+#[command(
+    name = "durable-operator",
+    version,
+    after_help = "Examples:
   durable-operator
       In a cluster with the pod's service account, else with KUBECONFIG.
   durable-operator --watch-namespace shop --watch-namespace billing
       Only the objects of two namespaces.
   durable-operator --allowed-endpoint-suffix 127.0.0.1
-      Also accept a storage emulator on this machine, besides the public clouds.")]
+      Also accept a storage emulator on this machine, besides the public clouds."
+)]
 pub struct Args {
     /// Watch only this namespace; may be given more than once [default: all namespaces]
     #[arg(long = "watch-namespace", env = "DURABLE_WATCH_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',')]
@@ -81,7 +85,11 @@ impl From<&Args> for Config {
         let mut watch_namespaces: Vec<String> = args.watch_namespaces.iter().filter(|name| !name.is_empty()).cloned().collect();
         watch_namespaces.sort();
         watch_namespaces.dedup();
-        Config { watch_namespaces, admin_address: args.admin_address, allowed_endpoints: AllowedEndpoints::new(&args.allowed_endpoint_suffixes) }
+        Config {
+            watch_namespaces,
+            admin_address: args.admin_address,
+            allowed_endpoints: AllowedEndpoints::new(&args.allowed_endpoint_suffixes),
+        }
     }
 }
 
@@ -102,7 +110,15 @@ mod tests {
         for host in ["orders.blob.core.windows.net", "ORDERS.z11.queue.storage.azure.net", "a.table.core.chinacloudapi.cn."] {
             assert!(public.allow(host), "{host}");
         }
-        for host in ["127.0.0.1", "localhost", "kubernetes.default.svc", "evilcore.windows.net", "core.windows.net.evil.example", "169.254.169.254", ""] {
+        for host in [
+            "127.0.0.1",
+            "localhost",
+            "kubernetes.default.svc",
+            "evilcore.windows.net",
+            "core.windows.net.evil.example",
+            "169.254.169.254",
+            "",
+        ] {
             assert!(!public.allow(host), "{host}");
         }
         let with_emulator = AllowedEndpoints::new(&["127.0.0.1".to_owned(), " .storage.svc.cluster.local".to_owned(), String::new()]);

@@ -73,11 +73,15 @@ pub fn resolve(
     let (version, data) = match secret {
         SecretState::Unknown => return Ok(None),
         SecretState::Absent => {
-            let message = format!("Secret {name} does not exist in this namespace: create it with the storage account's connection string in key {key}");
+            let message = format!(
+                "Secret {name} does not exist in this namespace: create it with the storage account's connection string in key {key}"
+            );
             return Err(NotReady::new("SecretNotFound", message));
         }
         SecretState::Forbidden => {
-            let message = format!("the operator may not read Secret {name}: grant its service account list and watch on it with a Role in this namespace");
+            let message = format!(
+                "the operator may not read Secret {name}: grant its service account list and watch on it with a Role in this namespace"
+            );
             return Err(NotReady::new("SecretNotFound", message));
         }
         SecretState::Present { version, data } => (version, data),
@@ -87,7 +91,9 @@ pub fn resolve(
         let has = if keys.is_empty() { "no keys".to_owned() } else { format!("the keys {}", keys.join(", ")) };
         return Err(NotReady::new("SecretNotFound", format!("Secret {name} has no key {key}; it has {has}")));
     };
-    let invalid = |why: String| NotReady::new("InvalidConnectionString", format!("key {key} of Secret {name} is no connection string of a storage account: {why}"));
+    let invalid = |why: String| {
+        NotReady::new("InvalidConnectionString", format!("key {key} of Secret {name} is no connection string of a storage account: {why}"))
+    };
     let text = std::str::from_utf8(bytes).map_err(|_| invalid("it is not UTF-8".to_owned()))?;
     let account = Account::from_connection_string(text.trim()).map_err(|error| invalid(error.to_string()))?;
     for service in [Service::Blob, Service::Queue, Service::Table] {
@@ -135,7 +141,9 @@ mod tests {
     #[test]
     fn each_refusal_says_what_to_change_and_shows_no_secret() {
         let good = format!("DefaultEndpointsProtocol=https;AccountName=orders;AccountKey={KEY};EndpointSuffix=core.windows.net");
-        let elsewhere = format!("AccountName=orders;AccountKey={KEY};BlobEndpoint=http://10.0.0.1/orders;QueueEndpoint=http://10.0.0.1/orders;TableEndpoint=http://10.0.0.1/orders");
+        let elsewhere = format!(
+            "AccountName=orders;AccountKey={KEY};BlobEndpoint=http://10.0.0.1/orders;QueueEndpoint=http://10.0.0.1/orders;TableEndpoint=http://10.0.0.1/orders"
+        );
         for (secret, pinned, reason, part) in [
             (SecretState::Absent, None, "SecretNotFound", "create it"),
             (SecretState::Forbidden, None, "SecretNotFound", "may not read Secret storage"),

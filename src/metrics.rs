@@ -120,8 +120,17 @@ struct ServiceLabels {
 impl StorageMetrics {
     fn register(registry: &mut Registry) -> StorageMetrics {
         let metrics = StorageMetrics { requests: Family::default(), seconds: Family::new_with_constructor(seconds_histogram) };
-        registry.register("requests", "Requests to storage accounts, each try, by operation and HTTP status (0: no answer)", metrics.requests.clone());
-        registry.register_with_unit("request_duration", "Duration of a request to a storage account", Unit::Seconds, metrics.seconds.clone());
+        registry.register(
+            "requests",
+            "Requests to storage accounts, each try, by operation and HTTP status (0: no answer)",
+            metrics.requests.clone(),
+        );
+        registry.register_with_unit(
+            "request_duration",
+            "Duration of a request to a storage account",
+            Unit::Seconds,
+            metrics.seconds.clone(),
+        );
         metrics
     }
 }
@@ -149,7 +158,11 @@ struct ApiLabels {
 impl ApiMetrics {
     fn register(registry: &mut Registry) -> ApiMetrics {
         let metrics = ApiMetrics { requests: Family::default() };
-        registry.register("requests", "Requests to the API server by verb, resource and HTTP status (0: no answer)", metrics.requests.clone());
+        registry.register(
+            "requests",
+            "Requests to the API server by verb, resource and HTTP status (0: no answer)",
+            metrics.requests.clone(),
+        );
         metrics
     }
 }
@@ -183,7 +196,8 @@ mod tests {
         let metrics = Metrics::new();
         metrics.reconciles.observe("Orchestration", None, Duration::from_millis(3));
         metrics.reconciles.observe("Orchestration", Some("storage"), Duration::from_millis(3));
-        let request = ObservedRequest { service: Service::Table, operation: "table.insert", status: Some(409), elapsed: Duration::from_millis(2) };
+        let request =
+            ObservedRequest { service: Service::Table, operation: "table.insert", status: Some(409), elapsed: Duration::from_millis(2) };
         metrics.storage.observe(&request);
         let text = metrics.encode().unwrap();
         for line in [

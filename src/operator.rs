@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::client::ClientBuilder;
+use kube::runtime::wait::Condition;
 use kube::{Api, Client, CustomResourceExt};
 use tokio::net::TcpListener;
 
@@ -159,8 +160,14 @@ async fn work(
     let controllers = async {
         let (orchestrations_done, task_hubs_done) = (finished("Orchestrations"), finished("TaskHubs"));
         tokio::try_join!(
-            async { runner::run(orchestrations, of_orchestrations).await; orchestrations_done() },
-            async { runner::run(task_hubs, of_task_hubs).await; task_hubs_done() },
+            async {
+                runner::run(orchestrations, of_orchestrations).await;
+                orchestrations_done()
+            },
+            async {
+                runner::run(task_hubs, of_task_hubs).await;
+                task_hubs_done()
+            },
         )
     };
     tokio::select! {

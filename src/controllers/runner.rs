@@ -57,7 +57,11 @@ pub trait Reconciler: Send + Sync + 'static {
     const KIND: &'static str;
 
     /// Brings one object and the world closer together. Its object is as new as the last write that came back.
-    fn reconcile(&self, object: Arc<Envelope<Self::Kind>>, newest: &Newest<Self::Kind>) -> impl Future<Output = Result<Next, Failure>> + Send;
+    fn reconcile(
+        &self,
+        object: Arc<Envelope<Self::Kind>>,
+        newest: &Newest<Self::Kind>,
+    ) -> impl Future<Output = Result<Next, Failure>> + Send;
 
     /// The object is gone.
     fn forget(&self, object: &ObjectRef<Envelope<Self::Kind>>, uid: &str);

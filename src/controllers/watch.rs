@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use kube::Api;
-use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
 
 use crate::api::{Envelope, Kind};
 

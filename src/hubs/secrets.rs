@@ -112,7 +112,7 @@ async fn follow(secrets: Secrets, secret: (String, String)) {
 fn is_forbidden(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
-            matches!(&**error, kube::Error::Api(status) if status.is_forbidden())
+            matches!(error, kube::Error::Api(status) if status.is_forbidden())
         }
         watcher::Error::WatchError(status) => status.is_forbidden(),
         _ => false,

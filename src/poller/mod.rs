@@ -101,7 +101,8 @@ impl Poller {
             return;
         }
         let due = Instant::now() + delay;
-        let entry = Entry { seen: Seen::Nothing, first_absent: None, interval: Duration::ZERO, reads: 0, due, subscription: subscription.clone() };
+        let entry =
+            Entry { seen: Seen::Nothing, first_absent: None, interval: Duration::ZERO, reads: 0, due, subscription: subscription.clone() };
         if pool.entries.insert(subscription.uid, entry).is_none() {
             self.inner.metrics.tracked.inc();
         }

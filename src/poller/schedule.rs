@@ -55,8 +55,7 @@ mod tests {
 
     #[test]
     fn a_thousand_instances_of_one_second_are_not_read_at_once() {
-        let due: std::collections::HashSet<u128> =
-            (0..1000).map(|n| spread(LIMITS.max, &format!("uid-{n}"), 1).as_millis() / 60).collect();
+        let due: std::collections::HashSet<u128> = (0..1000).map(|n| spread(LIMITS.max, &format!("uid-{n}"), 1).as_millis() / 60).collect();
         assert!(due.len() > 90, "{}", due.len());
         for n in 0..1000 {
             let spread = spread(LIMITS.max, &n.to_string(), 7);

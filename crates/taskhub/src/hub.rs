@@ -5,6 +5,7 @@
 //! clients create a hub on a typo.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::names::HubName;
 use crate::partition::{PartitionCount, partition_of};
@@ -21,13 +22,17 @@ struct Inner {
     name: HubName,
     storage: Storage,
     partitions: PartitionCount,
+    /// Starts count from 1: a control message must sort after the start of the same second (task-hub.md 7.6).
+    starts: AtomicI64,
 }
 
 /// Why a hub cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Neither tables nor queues of that name are there.
-    #[error("the storage account {account} has no task hub {hub}: check the name (with its case) against the app's host.json, or start the app once, which makes the hub")]
+    #[error(
+        "the storage account {account} has no task hub {hub}: check the name (with its case) against the app's host.json, or start the app once, which makes the hub"
+    )]
     HubNotFound {
         /// The name that was looked for.
         hub: HubName,
@@ -94,7 +99,7 @@ impl TaskHub {
             (true, found) => {
                 let missing = || ConnectError::HubNotFound { account: storage.account().name().to_owned(), hub: name.clone() };
                 let partitions = partitions.or(found).ok_or_else(missing)?;
-                Ok(TaskHub { inner: Arc::new(Inner { name, storage, partitions }) })
+                Ok(TaskHub { inner: Arc::new(Inner { name, storage, partitions, starts: AtomicI64::new(0) }) })
             }
         }
     }
@@ -120,6 +125,11 @@ impl TaskHub {
     /// [`StorageError`] if the storage account does not answer as needed.
     pub async fn partitions(&self) -> Result<Vec<Partition>, StorageError> {
         read_partitions(&self.inner.storage, &self.inner.name).await
+    }
+
+    /// The sequence number of the next start message.
+    pub(crate) fn next_start_number(&self) -> i64 {
+        self.inner.starts.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(crate) fn instances(&self) -> Table {

@@ -138,7 +138,9 @@ mod tests {
     #[test]
     fn only_urls_of_the_hubs_own_container_are_references() {
         let of = |text: &str| Payload::of_column(Some(text.to_owned()), None, CONTAINER);
-        for text in ["https://example.com/ticket/1", "Failed:x", "\"text\"", "", "http://127.0.0.1:10000/devstoreaccount1/hub-largemessagesX/a"] {
+        for text in
+            ["https://example.com/ticket/1", "Failed:x", "\"text\"", "", "http://127.0.0.1:10000/devstoreaccount1/hub-largemessagesX/a"]
+        {
             assert_eq!(of(text), Some(Payload::Inline(text.to_owned())));
         }
         // The escapings of task-hub.md 4.5.

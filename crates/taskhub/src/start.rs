@@ -11,9 +11,10 @@
 //! [`StartWritten::again`] sends it, with what the row says; that is harmless if
 //! it was sent before (4.4, 4.5).
 
+use crate::event::{ExecutionStarted, OrchestrationInstance};
 use crate::hub::TaskHub;
 use crate::instance::Instance;
-use crate::message::{MAX_INLINE_BYTES, Message, Start};
+use crate::message::{MAX_INLINE_BYTES, Message, TooLargeForQueue};
 use crate::names::{InstanceId, escape_key};
 use crate::payload::Payload;
 use crate::storage::{Entity, StorageError};
@@ -73,6 +74,12 @@ pub enum TooLarge {
     },
 }
 
+impl From<TooLargeForQueue> for StartError {
+    fn from(TooLargeForQueue { bytes }: TooLargeForQueue) -> StartError {
+        StartError::TooLarge(TooLarge::Message { bytes })
+    }
+}
+
 /// A start that was checked, and not yet written.
 #[derive(Debug, Clone)]
 pub struct PreparedStart {
@@ -104,10 +111,7 @@ impl PreparedStart {
     /// # Errors
     /// [`StartError::InvalidInput`] and [`StartError::TooLarge`].
     pub fn new(hub: &TaskHub, request: StartRequest) -> Result<PreparedStart, StartError> {
-        PreparedStart::at(hub.name().as_str(), request, Time::now())
-    }
-
-    fn at(hub_name: &str, request: StartRequest, created: Time) -> Result<PreparedStart, StartError> {
+        let created = Time::now();
         if let Some(input) = &request.input {
             serde_json::from_str::<serde::de::IgnoredAny>(input).map_err(StartError::InvalidInput)?;
             let characters = input.encode_utf16().count();
@@ -115,21 +119,19 @@ impl PreparedStart {
                 return Err(TooLarge::Column { characters }.into());
             }
         }
-        let text = encode(Start {
-            instance_id: request.instance_id.as_str().to_owned(),
-            execution_id: request.execution_id.clone(),
+        let started = ExecutionStarted {
             name: request.name.clone(),
             version: request.version.clone(),
             input: request.input.clone(),
-            generation: 0,
-            created,
-        })?;
+            ..top_level(request.instance_id.as_str(), &request.execution_id, 0)
+        };
+        let text = Message::start(started, created, hub.next_start_number()).encode()?;
         let mut row = Entity::new(escape_key(request.instance_id.as_str()), "")
             .with("Name", request.name)
             .with("CreatedTime", created)
             .with("LastUpdatedTime", Time::now())
             .with("RuntimeStatus", "Pending")
-            .with("TaskHubName", hub_name)
+            .with("TaskHubName", hub.name().as_str())
             .with("ExecutionId", request.execution_id)
             .with("Generation", 0)
             .with("Tags", "null");
@@ -163,7 +165,7 @@ impl StartWritten {
     ///
     /// # Errors
     /// [`NotStartable`] if the row shows that the start was consumed, or cannot say what it was.
-    pub fn again(instance: &Instance) -> Result<StartWritten, NotStartable> {
+    pub fn again(hub: &TaskHub, instance: &Instance) -> Result<StartWritten, NotStartable> {
         if instance.has_started {
             return Err(NotStartable::HasStarted);
         }
@@ -172,16 +174,14 @@ impl StartWritten {
             Some(Payload::Inline(text)) => Some(text.clone()),
             Some(Payload::Blob(_)) => return Err(NotStartable::Incomplete),
         };
-        let text = encode(Start {
-            instance_id: instance.id.clone(),
-            execution_id: instance.execution_id.clone().ok_or(NotStartable::Incomplete)?,
+        let (execution_id, created) = instance.execution_id.as_deref().zip(instance.created_time).ok_or(NotStartable::Incomplete)?;
+        let started = ExecutionStarted {
             name: instance.name.clone(),
             version: instance.version.clone(),
             input,
-            generation: instance.generation,
-            created: instance.created_time.ok_or(NotStartable::Incomplete)?,
-        })
-        .map_err(|_| NotStartable::Incomplete)?;
+            ..top_level(&instance.id, execution_id, instance.generation)
+        };
+        let text = Message::start(started, created, hub.next_start_number()).encode().map_err(|_| NotStartable::Incomplete)?;
         Ok(StartWritten { instance_id: instance.id.clone(), text })
     }
 
@@ -206,7 +206,7 @@ impl TaskHub {
         let written = match PreparedStart::new(self, request)?.write(self).await {
             Ok(written) => written,
             Err(StartError::AlreadyExists) => match self.get(id.as_str()).await? {
-                Some(row) if row.execution_id.as_deref() == Some(&execution_id) => match StartWritten::again(&row) {
+                Some(row) if row.execution_id.as_deref() == Some(&execution_id) => match StartWritten::again(self, &row) {
                     Ok(written) => written,
                     Err(NotStartable::HasStarted) => return Ok(()),
                     Err(NotStartable::Incomplete) => return Err(StartError::AlreadyExists),
@@ -219,11 +219,19 @@ impl TaskHub {
     }
 }
 
-fn encode(start: Start) -> Result<String, TooLarge> {
-    let message = Message::start(start);
-    let json = message.to_json();
-    if json.len() > MAX_INLINE_BYTES {
-        return Err(TooLarge::Message { bytes: json.len() });
+/// The event of a start that no orchestration made.
+fn top_level(instance_id: &str, execution_id: &str, generation: i32) -> ExecutionStarted {
+    ExecutionStarted {
+        instance: OrchestrationInstance { instance_id: instance_id.to_owned(), execution_id: Some(execution_id.to_owned()) },
+        parent: None,
+        name: String::new(),
+        version: None,
+        input: None,
+        tags: None,
+        correlation: None,
+        parent_trace_context: None,
+        scheduled_start_time: None,
+        generation: Some(generation),
+        generate_new_trace: false,
     }
-    Ok(message.encode())
 }

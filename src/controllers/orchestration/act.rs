@@ -30,7 +30,10 @@ pub async fn start(hub: &ReadyHub, wish: &Wish) -> Result<Outcome, Failure> {
     let prepared = match PreparedStart::new(&hub.client, request) {
         Ok(prepared) => prepared,
         Err(StartError::TooLarge(why)) => {
-            return Ok(refused("InputTooLarge", format!("{why}. Put the large part where the function can fetch it, and pass a reference")));
+            return Ok(refused(
+                "InputTooLarge",
+                format!("{why}. Put the large part where the function can fetch it, and pass a reference"),
+            ));
         }
         Err(StartError::InvalidInput(why)) => return Ok(refused("InputInvalid", format!("spec.input.value is not JSON: {why}"))),
         Err(error) => return Err(Failure::new("storage", error)),
@@ -56,7 +59,7 @@ async fn taken(hub: &ReadyHub, wish: &Wish) -> Result<Outcome, Failure> {
     };
     match wish.identity.whose(&instance) {
         Whose::Ours => {
-            if let Ok(written) = StartWritten::again(&instance) {
+            if let Ok(written) = StartWritten::again(&hub.client, &instance) {
                 // Died after the row, or the answer of the insert was lost. The message may have been sent: a second one is swallowed.
                 send(&hub.client, &written).await?;
                 return Ok(accepted(wish));
@@ -70,7 +73,7 @@ async fn taken(hub: &ReadyHub, wish: &Wish) -> Result<Outcome, Failure> {
 
 /// Sends the start message of a row that has waited too long.
 pub async fn send_again(hub: &ReadyHub, instance: &Instance) -> Result<(), Failure> {
-    match StartWritten::again(instance) {
+    match StartWritten::again(&hub.client, instance) {
         Ok(written) => send(&hub.client, &written).await,
         // A worker took it up since it was read.
         Err(NotStartable::HasStarted) => Ok(()),

@@ -73,7 +73,13 @@ pub struct Row {
 }
 
 /// The status after `outcome`, if `before` is what the object says now.
-pub fn describe(before: &OrchestrationStatus, outcome: &Outcome, generation: i64, requested_at: Option<&str>, now: Time) -> OrchestrationStatus {
+pub fn describe(
+    before: &OrchestrationStatus,
+    outcome: &Outcome,
+    generation: i64,
+    requested_at: Option<&str>,
+    now: Time,
+) -> OrchestrationStatus {
     let mut status = before.clone();
     status.last_handled_reconcile_at = requested_at.map(|value| cut(value, 256).to_owned()).or(status.last_handled_reconcile_at);
     let said = match outcome {
@@ -97,7 +103,9 @@ pub fn describe(before: &OrchestrationStatus, outcome: &Outcome, generation: i64
         Outcome::Replaced { owner } => {
             status.settled = true;
             let by = by_whom(owner.as_deref());
-            let message = format!("another client started an instance of the same ID anew ({by}); this object keeps what it knew of its own run and does nothing more");
+            let message = format!(
+                "another client started an instance of the same ID anew ({by}); this object keeps what it knew of its own run and does nothing more"
+            );
             with_started(Verdict::stalled("Replaced", message), true)
         }
         Outcome::Missing => {
@@ -186,7 +194,10 @@ fn started_yes() -> Statement {
 fn held(hold: &Hold) -> Vec<Statement> {
     let verdict = match hold {
         Hold::Refused(refusal) => Verdict::stalled(refusal.reason, refusal.message.clone()),
-        Hold::TaskHubNotFound => Verdict::in_progress("TaskHubNotFound", "the TaskHub of spec.taskHubRef does not exist in this namespace; the instance is started when it is there"),
+        Hold::TaskHubNotFound => Verdict::in_progress(
+            "TaskHubNotFound",
+            "the TaskHub of spec.taskHubRef does not exist in this namespace; the instance is started when it is there",
+        ),
         Hold::TaskHubNotReady(why) => {
             let message = format!("the TaskHub is not ready ({}): {}", why.reason, why.message);
             Verdict::in_progress("TaskHubNotReady", message)
@@ -206,7 +217,9 @@ fn enqueued(no_workers: bool, just_now: bool) -> Vec<Statement> {
 
 fn conflict(instance_id: &str, status: RuntimeStatus, owner: Option<&str>) -> Vec<Statement> {
     let by = by_whom(owner);
-    let message = format!("the task hub already has an instance {instance_id} ({status}, {by}), which was left alone: use another spec.instanceId, or purge that instance, and apply a new object");
+    let message = format!(
+        "the task hub already has an instance {instance_id} ({status}, {by}), which was left alone: use another spec.instanceId, or purge that instance, and apply a new object"
+    );
     with_started(Verdict::stalled("Conflict", message), false)
 }
 

@@ -72,7 +72,8 @@ impl Subject {
         let wish = match spec {
             Ok(spec) => Subject::wish(&object, spec),
             Err(error) => {
-                let message = format!("this version of the operator cannot read the spec: {error}. Change the object, or upgrade the operator");
+                let message =
+                    format!("this version of the operator cannot read the spec: {error}. Change the object, or upgrade the operator");
                 Err(Refusal { reason: "InvalidSpec", message })
             }
         };
@@ -194,7 +195,8 @@ impl Orchestrations {
             // A start that was sent just now has nothing to show yet; one that this process only heard of may have ended long ago.
             let sent_just_now = subject.status.execution_id.is_none();
             let delay = self.hubs.view(hub).ready().filter(|_| sent_just_now).map_or(Duration::ZERO, |hub| hub.polling.min);
-            let subscription = Subscription { uid: uid.to_owned(), owner: subject.dependent(), hub: hub.clone(), instance_id: instance_id.clone() };
+            let subscription =
+                Subscription { uid: uid.to_owned(), owner: subject.dependent(), hub: hub.clone(), instance_id: instance_id.clone() };
             self.poller.subscribe(subscription, delay);
             if at_once {
                 self.poller.hurry(hub, uid);

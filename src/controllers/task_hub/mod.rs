@@ -84,7 +84,10 @@ impl TaskHubs {
     /// What can be said of the hub now; `None` while its Secret was not read yet.
     async fn probe(&self, object: &Object, key: &HubKey) -> Result<Option<(Connected, ReadyHub)>, NotReady> {
         let spec = object.spec().map_err(|error| {
-            NotReady::new("InvalidSpec", format!("this version of the operator cannot read the spec: {error}. Change the object, or upgrade the operator"))
+            NotReady::new(
+                "InvalidSpec",
+                format!("this version of the operator cannot read the spec: {error}. Change the object, or upgrade the operator"),
+            )
         })?;
         let secret = &spec.connection.connection_string_secret_ref.name;
         let state = self.secrets.state(key, secret);
@@ -192,7 +195,9 @@ fn polling_limits(spec: &TaskHubSpec) -> Result<PollingLimits, NotReady> {
 fn connect_says(error: &ConnectError) -> NotReady {
     match error {
         ConnectError::HubNotFound { .. } => NotReady::new("HubNotFound", error.to_string()),
-        ConnectError::SeparateTrackingStore { .. } | ConnectError::InvalidPartitionCount { .. } => NotReady::new("UnsupportedHub", error.to_string()),
+        ConnectError::SeparateTrackingStore { .. } | ConnectError::InvalidPartitionCount { .. } => {
+            NotReady::new("UnsupportedHub", error.to_string())
+        }
         ConnectError::Storage(error) => storage_says(error),
     }
 }
@@ -200,8 +205,13 @@ fn connect_says(error: &ConnectError) -> NotReady {
 /// The reason of product.md 2 for what a storage account answered, and what to change.
 fn storage_says(error: &StorageError) -> NotReady {
     let (reason, advice) = match error.kind() {
-        StorageErrorKind::Authentication => ("AuthenticationFailed", "check the account key or SAS in the Secret; it may have been rotated"),
-        StorageErrorKind::AccessDenied => ("AccessDenied", "grant the credential read and write on the account's queues, tables and blobs, and check the account's firewall"),
+        StorageErrorKind::Authentication => {
+            ("AuthenticationFailed", "check the account key or SAS in the Secret; it may have been rotated")
+        }
+        StorageErrorKind::AccessDenied => (
+            "AccessDenied",
+            "grant the credential read and write on the account's queues, tables and blobs, and check the account's firewall",
+        ),
         StorageErrorKind::Throttled => ("Throttled", "the storage account is busy; it is tried again"),
         StorageErrorKind::ContainerNotFound | StorageErrorKind::BeingDeleted => ("HubNotFound", "the task hub, or part of it, was deleted"),
         _ => ("Unreachable", "check the endpoints in the Secret, DNS and network policies; it is tried again"),

@@ -154,6 +154,14 @@ impl Account {
         &self.of(service).host
     }
 
+    /// How requests are signed: `SharedKey` or `Sas`.
+    pub fn method(&self) -> &'static str {
+        match self.credential {
+            Credential::SharedKey(_) => "SharedKey",
+            Credential::Sas(_) => "Sas",
+        }
+    }
+
     pub(super) fn url(&self, service: Service) -> &Url {
         &self.of(service).url
     }
