@@ -46,7 +46,11 @@ impl Worker {
     /// # Errors
     /// [`WorkerError`] if there is no such hub, or storage cannot be reached.
     pub async fn open(storage: &Storage, name: HubName, worker_id: String) -> Result<Worker, WorkerError> {
-        let rows = lease::rows(&storage.table(&name.partitions_table())).await?.len();
+        let rows = match lease::rows(&storage.table(&name.partitions_table())).await {
+            Ok(rows) => rows.len(),
+            Err(error) if error.is_container_not_found() => 0,
+            Err(error) => return Err(error.into()),
+        };
         let partitions = u32::try_from(rows).ok().and_then(PartitionCount::new);
         let partitions = partitions.ok_or_else(|| WorkerError::NoHub { hub: name.to_string(), rows })?;
         let hub = Arc::new(Hub::new(storage, name, partitions));

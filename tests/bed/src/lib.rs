@@ -1,1 +1,3 @@
+//! Real parts for tests and the demo.
 
+pub mod recording;

@@ -1,0 +1,140 @@
+//! A fresh hub on the emulator, and the worker's process.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use durable_bed::recording::{Recording, Snapshot};
+use durable_taskhub::Time;
+use durable_taskhub::event::ExecutionStarted;
+use durable_taskhub::message::Message;
+use durable_taskhub::names::{HubName, escape_key};
+use durable_taskhub::partition::{PartitionCount, partition_of};
+use durable_taskhub::storage::{Account, Condition, Entity, Options, Queue, Storage};
+use tokio::process::{Child, Command};
+
+/// How long a run may take beyond its own timers.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A hub of its own for one test.
+pub struct TestHub {
+    pub connection_string: String,
+    pub storage: Storage,
+    pub name: HubName,
+}
+
+/// A worker's process; killed when dropped.
+pub struct WorkerProcess(Child);
+
+pub fn recording(scenario: &str) -> Recording {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../tests/golden/hub/ext__durable__{scenario}.json.gz"));
+    Recording::read(&path).unwrap()
+}
+
+impl TestHub {
+    /// A hub as `--create-hub` makes it, four partitions.
+    pub async fn new(test: &str) -> TestHub {
+        let connection_string = connection_string();
+        let storage = Storage::new(Account::from_connection_string(&connection_string).unwrap(), Options::default()).unwrap();
+        let random = uuid::Uuid::new_v4().simple().to_string();
+        let name = HubName::new(&format!("T{}{}", test.replace('_', ""), &random[..6])).unwrap();
+        durable_worker::create::create_hub(&storage, &name, PartitionCount::DEFAULT).await.unwrap();
+        TestHub { connection_string, storage, name }
+    }
+
+    pub fn queue_of(&self, instance_id: &str) -> Queue {
+        self.storage.queue(&self.name.control_queue(partition_of(instance_id, PartitionCount::DEFAULT)))
+    }
+
+    /// Row and message of a start, as the extension's client writes them.
+    pub async fn start(&self, id: &str, function: &str, input: Option<&str>) -> Message {
+        let now = Time::now();
+        let execution_id = uuid::Uuid::new_v4().simple().to_string();
+        self.row(id, &execution_id, function, input, now).await;
+        let message = Message::start(ExecutionStarted::new(id, &execution_id, function, input.map(str::to_owned)), now, 1);
+        self.queue_of(id).put(&message.encode().unwrap(), Duration::ZERO).await.unwrap();
+        message
+    }
+
+    pub async fn row(&self, id: &str, execution_id: &str, function: &str, input: Option<&str>, created: Time) {
+        let mut row = Entity::new(escape_key(id), "")
+            .with("Name", function)
+            .with("CreatedTime", created)
+            .with("LastUpdatedTime", created)
+            .with("RuntimeStatus", "Pending")
+            .with("ExecutionId", execution_id)
+            .with("TaskHubName", self.name.as_str())
+            .with("Generation", 0)
+            .with("Tags", "null");
+        if let Some(input) = input {
+            row.set("Input", input);
+        }
+        self.storage.table(&self.name.instances_table()).replace(&row, Condition::Upsert).await.unwrap();
+    }
+
+    pub async fn instance(&self, id: &str) -> Option<Entity> {
+        self.storage.table(&self.name.instances_table()).get(&escape_key(id), "", &[]).await.unwrap()
+    }
+
+    /// The row once it has one of the statuses.
+    pub async fn wait_for(&self, id: &str, statuses: &[&str], patience: Duration) -> Entity {
+        let begin = Instant::now();
+        loop {
+            let row = self.instance(id).await;
+            if let Some(row) = &row
+                && row.text("RuntimeStatus").is_some_and(|status| statuses.contains(&status))
+            {
+                return row.clone();
+            }
+            assert!(begin.elapsed() < patience, "{id} in {} did not become {statuses:?}: {row:?}", self.name);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until no queue holds a message, visible or not.
+    pub async fn wait_until_empty(&self) {
+        let begin = Instant::now();
+        loop {
+            let snapshot = self.snapshot("").await;
+            if snapshot.queues.values().all(|queue| queue.approximate_count == 0) {
+                return;
+            }
+            assert!(begin.elapsed() < PATIENCE, "{:?}", snapshot.queues);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    pub async fn snapshot(&self, label: &str) -> Snapshot {
+        Snapshot::take(&self.storage, &self.name, label).await.unwrap()
+    }
+
+    pub fn worker(&self) -> WorkerProcess {
+        let child = Command::new(PathBuf::from(env!("CARGO_BIN_EXE_durable-worker")))
+            .args(["--connection-string-env", "TEST_STORAGE", "--create-hub", "--task-hub-name", self.name.as_str()])
+            .env("TEST_STORAGE", &self.connection_string)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        WorkerProcess(child)
+    }
+}
+
+impl WorkerProcess {
+    /// SIGTERM; the process must end by itself, without error.
+    pub async fn stop(mut self) {
+        let id = self.0.id().expect("the worker ended before it was stopped").to_string();
+        assert!(Command::new("sh").args(["-c", &format!("kill -TERM {id}")]).status().await.unwrap().success());
+        let status = tokio::time::timeout(PATIENCE, self.0.wait()).await.expect("the worker does not stop").unwrap();
+        assert!(status.success(), "{status}");
+    }
+
+    /// SIGKILL, as a crash.
+    pub async fn crash(mut self) {
+        self.0.kill().await.unwrap();
+    }
+}
+
+fn connection_string() -> String {
+    std::env::var("WORKER_TEST_STORAGE").unwrap()
+}
