@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use durable_taskhub::storage::{Account, Entity, ObservedRequest, Options, Storage, StorageErrorKind};
+use durable_taskhub::storage::{Account, Condition, Entity, ObservedRequest, Options, Storage, StorageErrorKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -233,7 +233,22 @@ async fn an_answer_of_something_else_is_neither_a_missing_row_nor_followed() {
         assert_eq!(error.kind(), StorageErrorKind::UnexpectedResponse, "{error}");
         let error = storage.queue("queue").peek(1).await.unwrap_err();
         assert_eq!(error.kind(), StorageErrorKind::UnexpectedResponse, "{error}");
-        assert_eq!(requests.lock().unwrap().len(), 2);
+        for error in [
+            storage.list_queues("x").await.map(|_| ()).unwrap_err(),
+            storage.queue("queue").receive(1, Duration::from_secs(1)).await.map(|_| ()).unwrap_err(),
+            storage.queue("queue").put("x", Duration::ZERO).await.map(|_| ()).unwrap_err(),
+            storage.queue("queue").approximate_count().await.map(|_| ()).unwrap_err(),
+            storage.container("container").get("x", 100).await.map(|_| ()).unwrap_err(),
+            storage.container("container").list("").await.map(|_| ()).unwrap_err(),
+            storage.container("container").put("x", vec![1], true).await.map(|_| ()).unwrap_err(),
+            storage.container("container").delete("x").await.map(|_| ()).unwrap_err(),
+            storage.table("Rows").insert(&Entity::new("p", "r")).await.map(|_| ()).unwrap_err(),
+            storage.table("Rows").create_if_missing().await.map(|_| ()).unwrap_err(),
+            storage.table("Rows").delete("p", "r", Condition::Any).await.map(|_| ()).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), StorageErrorKind::UnexpectedResponse, "{error}");
+        }
+        assert_eq!(requests.lock().unwrap().len(), 13);
     }
 }
 
