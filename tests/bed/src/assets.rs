@@ -1,0 +1,195 @@
+//! The servers' programs: built from their pinned modules once, and kept in a cache.
+//!
+//! `${XDG_CACHE_HOME:-~/.cache}/durable-operator/`, one folder per version.
+//! Invariant: what is in the cache under its final name is whole; it is built
+//! under another name and renamed. Several processes may ask at once.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::{BedError, during};
+
+/// Where the programs are.
+#[derive(Debug, Clone)]
+pub struct Assets {
+    /// etcd.
+    pub etcd: PathBuf,
+    /// kube-apiserver.
+    pub kube_apiserver: PathBuf,
+    /// kube-controller-manager.
+    pub kube_controller_manager: PathBuf,
+    /// kubectl, of the version of the servers.
+    pub kubectl: PathBuf,
+    /// The storage emulator's script.
+    pub azurite: PathBuf,
+    /// Node, which runs it.
+    pub node: PathBuf,
+}
+
+const ETCD: (&str, &str) = ("etcd", "go.etcd.io/etcd/server/v3");
+const API_SERVER: (&str, &str) = ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver");
+const CONTROLLER_MANAGER: (&str, &str) = ("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager");
+const KUBECTL: (&str, &str) = ("kubectl", "k8s.io/kubernetes/cmd/kubectl");
+
+/// How often a long build says that it is alive.
+const PROGRESS_EVERY: Duration = Duration::from_secs(20);
+
+/// Builds what is missing and says where everything is. A few milliseconds when all is there.
+///
+/// `KUBEBUILDER_ASSETS` is honoured for etcd, kube-apiserver and kubectl; it has no kube-controller-manager.
+///
+/// # Errors
+/// If a tool that is needed is missing or a build fails, with the end of its output.
+pub fn ensure() -> Result<Assets, BedError> {
+    let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let cache = cache_folder()?;
+    let lock = during("the cache's lock", File::create(cache.join("lock")))?;
+    during("the cache's lock", lock.lock())?;
+    let kubernetes = Kubernetes::pinned(&sources, &cache)?;
+    let given = std::env::var_os("KUBEBUILDER_ASSETS").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let of_given = |program: (&'static str, &'static str)| match &given {
+        Some(folder) if folder.join(program.0).is_file() => Ok(folder.join(program.0)),
+        Some(folder) => Err(BedError::new(format!("KUBEBUILDER_ASSETS is set, but {} has no {}", folder.display(), program.0))),
+        None => kubernetes.built(program),
+    };
+    Ok(Assets {
+        etcd: of_given(ETCD)?,
+        kube_apiserver: of_given(API_SERVER)?,
+        kubectl: of_given(KUBECTL)?,
+        kube_controller_manager: kubernetes.built(CONTROLLER_MANAGER)?,
+        azurite: azurite(&sources, &cache)?,
+        node: tool("node", "Node.js 20 or newer")?,
+    })
+}
+
+fn cache_folder() -> Result<PathBuf, BedError> {
+    let base = match std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()) {
+        Some(folder) => PathBuf::from(folder),
+        None => {
+            let home = std::env::var_os("HOME").ok_or_else(|| BedError::new("neither XDG_CACHE_HOME nor HOME is set: there is no place for a cache"))?;
+            PathBuf::from(home).join(".cache")
+        }
+    };
+    let folder = base.join("durable-operator");
+    during(format!("making {}", folder.display()), std::fs::create_dir_all(&folder))?;
+    Ok(folder)
+}
+
+/// The pinned version of Kubernetes and the folder of its programs.
+struct Kubernetes {
+    sources: PathBuf,
+    folder: PathBuf,
+    version: String,
+}
+
+impl Kubernetes {
+    fn pinned(sources: &Path, cache: &Path) -> Result<Kubernetes, BedError> {
+        let (module, sums) = (read(sources, "go.mod")?, read(sources, "go.sum")?);
+        let version = module.lines().find_map(|line| {
+            let mut words = line.split_whitespace().skip_while(|word| *word == "require");
+            (words.next() == Some("k8s.io/kubernetes")).then(|| words.next()).flatten()
+        });
+        let version = version.ok_or_else(|| BedError::new("go.mod of the bed does not require k8s.io/kubernetes"))?.to_owned();
+        let folder = cache.join(format!("kubernetes-{version}-{}", digest(&[&module, &sums])));
+        during(format!("making {}", folder.display()), std::fs::create_dir_all(&folder))?;
+        Ok(Kubernetes { sources: sources.to_owned(), folder, version })
+    }
+
+    fn built(&self, (name, package): (&'static str, &'static str)) -> Result<PathBuf, BedError> {
+        let program = self.folder.join(name);
+        if program.is_file() {
+            return Ok(program);
+        }
+        let unfinished = self.folder.join(format!(".{name}.new"));
+        let mut command = Command::new(tool("go", "Go 1.26 or newer")?);
+        command.current_dir(&self.sources).env("CGO_ENABLED", "0").env("GOFLAGS", "-buildvcs=false");
+        command.args(["build", "-trimpath", "-ldflags", &self.linker_flags(), "-o"]).arg(&unfinished).arg(package);
+        run(&format!("building {name} {}", self.version), &self.folder.join(format!("{name}.build.log")), command)?;
+        during(format!("keeping {name}"), std::fs::rename(&unfinished, &program))?;
+        Ok(program)
+    }
+
+    /// Without these the servers call themselves `v0.0.0-master`.
+    fn linker_flags(&self) -> String {
+        let minor = self.version.split('.').nth(1).unwrap_or_default();
+        let mut flags = "-s -w".to_owned();
+        for package in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
+            let version = &self.version;
+            flags += &format!(" -X {package}.gitVersion={version} -X {package}.gitMajor=1 -X {package}.gitMinor={minor} -X {package}.gitTreeState=clean");
+        }
+        flags
+    }
+}
+
+fn azurite(sources: &Path, cache: &Path) -> Result<PathBuf, BedError> {
+    let lock = read(sources, "package-lock.json")?;
+    let folder = cache.join(format!("azurite-{}", digest(&[&lock])));
+    let script = "node_modules/azurite/dist/src/azurite.js";
+    if folder.join(script).is_file() {
+        return Ok(folder.join(script));
+    }
+    let unfinished = cache.join(".azurite.new");
+    let _ = std::fs::remove_dir_all(&unfinished);
+    during("making a folder for the storage emulator", std::fs::create_dir_all(&unfinished))?;
+    for file in ["package.json", "package-lock.json"] {
+        during(format!("copying {file}"), std::fs::copy(sources.join(file), unfinished.join(file)))?;
+    }
+    let mut command = Command::new(tool("npm", "npm, which comes with Node.js 20")?);
+    command.current_dir(&unfinished).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
+    run("installing the storage emulator", &cache.join("azurite.build.log"), command)?;
+    during("keeping the storage emulator", std::fs::rename(&unfinished, &folder))?;
+    Ok(folder.join(script))
+}
+
+fn read(folder: &Path, file: &str) -> Result<String, BedError> {
+    during(folder.join(file).display(), std::fs::read_to_string(folder.join(file)))
+}
+
+/// FNV-1a over the texts: names a version of what is built, protects from nobody.
+fn digest(texts: &[&str]) -> String {
+    let hash = texts.iter().flat_map(|text| text.bytes()).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    format!("{:08x}", hash >> 32)
+}
+
+fn tool(name: &str, wanted: &str) -> Result<PathBuf, BedError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|candidate| candidate.is_file())
+        .ok_or_else(|| BedError::new(format!("`{name}` is not on the PATH: install {wanted}")))
+}
+
+/// Runs a long command and says from time to time that it is alive. Written to the standard error stream itself, past the
+/// test harness: nobody should look at a silent screen for minutes.
+fn run(what: &str, log: &Path, mut command: Command) -> Result<(), BedError> {
+    let say = |text: &str| {
+        let _ = writeln!(std::io::stderr(), "bed: {text}");
+    };
+    let output = during(what, File::create(log))?;
+    let errors = during(what, output.try_clone())?;
+    say(&format!("{what} (once; it is kept in the cache)"));
+    let begun = Instant::now();
+    let mut child = during(what, command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn())?;
+    let mut next_word = PROGRESS_EVERY;
+    let status = loop {
+        if let Some(status) = during(what, child.try_wait())? {
+            break status;
+        }
+        if begun.elapsed() >= next_word {
+            next_word += PROGRESS_EVERY;
+            say(&format!("{what}: {} s so far", begun.elapsed().as_secs()));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    if !status.success() {
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let end = lines[lines.len().saturating_sub(20)..].join("\n");
+        return Err(BedError::new(format!("{what} failed ({status}); the end of {}:\n{end}", log.display())));
+    }
+    say(&format!("{what}: done after {} s", begun.elapsed().as_secs()));
+    Ok(())
+}

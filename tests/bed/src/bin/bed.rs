@@ -1,0 +1,55 @@
+//! The bed without tests: build its programs, or run its servers.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, Subcommand};
+use durable_bed::azurite::Azurite;
+use durable_bed::control_plane::ControlPlane;
+use durable_bed::{BedError, assets};
+
+/// Real servers for tests: an API server with etcd, and a storage emulator.
+#[derive(Parser)]
+#[command(after_help = "Examples:
+  cargo run --bin bed -- build    builds and caches the servers' programs, once
+  cargo run --bin bed -- up       starts the servers, prints how to reach them, waits for Ctrl-C")]
+struct Args {
+    #[command(subcommand)]
+    command: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Build the servers' programs that are not in the cache
+    Build,
+    /// Start the servers and wait for Ctrl-C
+    Up,
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<(), BedError> {
+    let begun = Instant::now();
+    let assets = assets::ensure()?;
+    println!("programs are there after {} ms", begun.elapsed().as_millis());
+    if matches!(args.command, What::Build) {
+        return Ok(());
+    }
+    let begun = Instant::now();
+    let control_plane = ControlPlane::start(&assets)?;
+    println!("API server is ready after {} ms\n  export KUBECONFIG={}", begun.elapsed().as_millis(), control_plane.kubeconfig().display());
+    let begun = Instant::now();
+    let azurite = Azurite::start(&assets)?;
+    println!("storage emulator is ready after {} ms\n  export STORAGE='{}'", begun.elapsed().as_millis(), azurite.connection_string());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(tokio::signal::ctrl_c())?;
+    Ok(())
+}
