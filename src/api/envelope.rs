@@ -81,6 +81,12 @@ impl<K: Kind> Envelope<K> {
         self.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
     }
 
+    /// Who the object is, and nothing else of it.
+    pub fn identity(&self) -> Envelope<K> {
+        let ObjectMeta { name, namespace, uid, .. } = self.metadata.clone();
+        Envelope { metadata: ObjectMeta { name, namespace, uid, ..ObjectMeta::default() }, spec: None, status: None, kind: PhantomData }
+    }
+
     /// One of our annotations.
     pub fn annotation(&self, name: &str) -> Option<&str> {
         self.metadata.annotations.as_ref()?.get(name).map(String::as_str)

@@ -4,7 +4,8 @@ mod orchestration;
 mod task_hub;
 
 pub use orchestration::{
-    Failure, InlineInput, Orchestration, OrchestrationSpec, OrchestrationStatus, OutputReference, RuntimeStatus, StartPolicy, TaskHubReference,
+    Failure, HubTime, InlineInput, Orchestration, OrchestrationSpec, OrchestrationStatus, OutputReference, RuntimeStatus, StartPolicy,
+    TaskHubReference,
 };
 pub use task_hub::{Connection, ConnectionStatus, Polling, SecretKeyReference, TaskHub, TaskHubSpec, TaskHubStatus};
 

@@ -154,6 +154,14 @@ impl Account {
         &self.of(service).host
     }
 
+    /// How requests are signed: `SharedKey` or `Sas`.
+    pub fn method(&self) -> &'static str {
+        match self.credential {
+            Credential::SharedKey(_) => "SharedKey",
+            Credential::Sas(_) => "Sas",
+        }
+    }
+
     pub(super) fn url(&self, service: Service) -> &Url {
         &self.of(service).url
     }
@@ -311,5 +319,100 @@ fn setting_of(service: Service) -> &'static str {
         Service::Blob => "BlobEndpoint",
         Service::Queue => "QueueEndpoint",
         Service::Table => "TableEndpoint",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Account, ConnectionStringError> {
+        Account::from_connection_string(text)
+    }
+
+    fn endpoints(account: &Account) -> [&str; 3] {
+        [Service::Blob, Service::Queue, Service::Table].map(|service| account.endpoint(service))
+    }
+
+    #[test]
+    fn the_portal_s_form_gives_host_style_endpoints() {
+        let account = parse("DefaultEndpointsProtocol=https;AccountName=orders1;AccountKey=a2V5;EndpointSuffix=core.windows.net").unwrap();
+        assert_eq!(account.name(), "orders1");
+        assert_eq!(
+            endpoints(&account),
+            ["https://orders1.blob.core.windows.net", "https://orders1.queue.core.windows.net", "https://orders1.table.core.windows.net"]
+        );
+        assert_eq!(account.host(Service::Queue), "orders1.queue.core.windows.net");
+    }
+
+    #[test]
+    fn keys_have_no_case_and_unknown_ones_are_ignored() {
+        let text =
+            " accountname = orders1 ;ACCOUNTKEY=a2V5==;FileEndpoint=https://x;defaultendpointsprotocol=HTTP;endpointsuffix=local.test;; ";
+        assert_eq!(parse(text).unwrap_err(), ConnectionStringError::InvalidAccountKey);
+        let account = parse(&text.replace("a2V5==", "a2V5")).unwrap();
+        assert_eq!(account.endpoint(Service::Table), "http://orders1.table.local.test");
+    }
+
+    #[test]
+    fn the_emulator_s_short_form_is_known() {
+        let account = parse("UseDevelopmentStorage=true").unwrap();
+        assert_eq!(account.name(), "devstoreaccount1");
+        let ports = [10000, 10001, 10002].map(|port| format!("http://127.0.0.1:{port}/devstoreaccount1"));
+        assert_eq!(endpoints(&account).map(str::to_owned), ports);
+        assert_eq!(account.host(Service::Blob), "127.0.0.1");
+        let proxied = parse("UseDevelopmentStorage=true;DevelopmentStorageProxyUri=http://host").unwrap_err();
+        assert_eq!(proxied, ConnectionStringError::DevelopmentStorageProxy);
+    }
+
+    #[test]
+    fn a_sas_wins_and_names_its_account_by_the_endpoint() {
+        let sas = "SharedAccessSignature=?sv=2022-11-02&sig=abc%3D";
+        let hosts = "BlobEndpoint=https://orders1.blob.core.windows.net/;QueueEndpoint=https://orders1.queue.core.windows.net/;TableEndpoint=https://orders1.table.core.windows.net/";
+        let account = parse(&format!("{hosts};AccountKey=a2V5;{sas}")).unwrap();
+        assert!(matches!(account.credential(), Credential::Sas(_)));
+        assert_eq!(account.name(), "orders1");
+        assert_eq!(account.endpoint(Service::Blob), "https://orders1.blob.core.windows.net");
+
+        let path = "http://127.0.0.1:1/acc1";
+        let account = parse(&format!("BlobEndpoint={path};QueueEndpoint={path};TableEndpoint={path}/;{sas}")).unwrap();
+        assert_eq!((account.name(), account.endpoint(Service::Table)), ("acc1", path));
+
+        let partly = parse(&format!("BlobEndpoint=https://orders1.blob.core.windows.net/;{sas}")).unwrap_err();
+        assert_eq!(partly, ConnectionStringError::MissingEndpoint("QueueEndpoint"));
+    }
+
+    #[test]
+    fn errors_say_what_to_change_and_repeat_nothing() {
+        const SECRET: &str = "S3CRET";
+        let cases = [
+            ("", "is empty"),
+            (" ; ", "is empty"),
+            ("AccountName=orders1;S3CRET", "part 2"),
+            ("AccountName=orders1;AccountKey=S3CRET!", "not valid Base64"),
+            ("AccountName=orders1;AccountKey=", "AccountKey in the connection string is empty"),
+            ("AccountKey=UzNDUkVU", "no AccountName"),
+            ("AccountName=orders1", "add AccountKey or SharedAccessSignature"),
+            ("AccountName=S3CRET/..;AccountKey=a2V5", "3 to 24"),
+            ("AccountName=orders1;AccountName=S3CRET", "AccountName twice"),
+            ("AccountName=orders1;SharedAccessSignature=S3CRET", "'sig'"),
+            ("AccountName=orders1;SharedAccessSignature=sig=S3CRET#x", "'sig'"),
+            ("AccountName=orders1;AccountKey=a2V5;DefaultEndpointsProtocol=S3CRET", "http or https"),
+            ("AccountName=orders1;AccountKey=a2V5;EndpointSuffix=x/S3CRET", "domain name"),
+            ("AccountName=orders1;AccountKey=a2V5;EndpointSuffix=x@S3CRET", "domain name"),
+            ("AccountName=orders1;AccountKey=a2V5;BlobEndpoint=ftp://S3CRET", "BlobEndpoint in the connection string must begin with http"),
+            ("AccountName=orders1;AccountKey=a2V5;QueueEndpoint=S3CRET", "QueueEndpoint in the connection string is not a URL"),
+            ("AccountName=orders1;AccountKey=a2V5;TableEndpoint=https://h/?sig=S3CRET", "must not have a query"),
+            ("AccountName=orders1;AccountKey=a2V5;TableEndpoint=https://u:S3CRET@h/", "user name or password"),
+            ("UseDevelopmentStorage=S3CRET", "true or false"),
+        ];
+        for (text, expected) in cases {
+            let error = parse(text).unwrap_err();
+            assert!(error.to_string().contains(expected), "{text}: {error}");
+            assert!(!format!("{error} {error:?}").contains(SECRET), "{error:?}");
+        }
+        let account = parse("AccountName=orders1;SharedAccessSignature=sig=S3CRET").unwrap();
+        assert!(!format!("{account:?}").contains(SECRET));
+        assert!(!format!("{:?}", account.credential()).contains(SECRET));
     }
 }

@@ -24,6 +24,8 @@ const VERSION: &str = "2019-07-07";
 const CONTENT_RANGE: HeaderName = HeaderName::from_static("content-range");
 /// Larger blobs are read in parts of this size, each within its own attempt.
 const LARGEST_PART: u64 = 4 << 20;
+/// The emulator answers a read of one byte of an empty blob with a range that no one can read.
+const LEAST_PART: u64 = 2;
 /// Room for an error's body, however small the limit.
 const LEAST_LIMIT: usize = 64 << 10;
 const MAX_LISTED: usize = 100_000;
@@ -37,10 +39,9 @@ pub struct BlobEntry {
     pub size: u64,
 }
 
-#[derive(Clone)]
 pub(super) struct BlobService {
     caller: Caller,
-    client: Arc<BlobServiceClient>,
+    client: BlobServiceClient,
 }
 
 impl std::fmt::Debug for BlobService {
@@ -54,10 +55,10 @@ impl BlobService {
         let options = BlobServiceClientOptions { client_options: caller.client_options(), version: VERSION.to_owned() };
         let client = BlobServiceClient::new(caller.url().clone(), None, Some(options))
             .map_err(|error| caller.call("blob.connect", "the account").origin.error(error))?;
-        Ok(BlobService { caller, client: Arc::new(client) })
+        Ok(BlobService { caller, client })
     }
 
-    pub(super) fn container(&self, name: &str) -> Container {
+    pub(super) fn container(self: &Arc<Self>, name: &str) -> Container {
         Container { service: self.clone(), name: name.to_owned() }
     }
 }
@@ -65,7 +66,7 @@ impl BlobService {
 /// A blob container. Clones are cheap; it need not exist: then calls fail with `ContainerNotFound`.
 #[derive(Clone, Debug)]
 pub struct Container {
-    service: BlobService,
+    service: Arc<BlobService>,
     name: String,
 }
 
@@ -110,7 +111,7 @@ impl Container {
     pub async fn get(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, StorageError> {
         let (call, client) = self.begin("blob.get")?;
         check_name(&call, name)?;
-        let part = usize::try_from(limit.clamp(1, LARGEST_PART)).unwrap_or(RESPONSE_LIMIT);
+        let part = usize::try_from(limit.clamp(LEAST_PART, LARGEST_PART)).unwrap_or(RESPONSE_LIMIT);
         let call = call.limit(part.max(LEAST_LIMIT));
         let options = BlobClientDownloadOptions {
             parallel: Some(NonZero::<usize>::MIN),
@@ -121,14 +122,18 @@ impl Container {
         let blob = client.blob_client(name);
         let read = async {
             let download = blob.download(Some(options)).await?;
+            if download.properties.blob_type.is_none() {
+                return Ok(Read::NoBlob);
+            }
             let size = download.headers.get_optional_str(&CONTENT_RANGE).and_then(|range| range.rsplit('/').next()?.parse().ok());
             if size.or(download.properties.content_length).is_some_and(|size| size > limit) {
-                return Ok(None);
+                return Ok(Read::TooLarge);
             }
-            download.body.collect().await.map(|bytes| Some(Vec::from(bytes)))
+            download.body.collect().await.map(|bytes| Read::Bytes(bytes.into()))
         };
         match call.run(read).await {
-            Ok(Some(bytes)) if bytes.len() as u64 <= limit => Ok(Some(bytes)),
+            Ok(Read::Bytes(bytes)) if bytes.len() as u64 <= limit => Ok(Some(bytes)),
+            Ok(Read::NoBlob) => Err(call.origin.unexpected("the answer is not a blob")),
             Ok(_) => Err(call.origin.failed(Failure::TooLarge(limit))),
             Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -170,7 +175,7 @@ impl Container {
         let mut pages = client.list_blobs(Some(options)).map_err(|error| call.origin.error(error))?.into_pages();
         let mut entries = Vec::new();
         while let Some(page) = call.run(pages.try_next()).await? {
-            let page = page.into_model().map_err(|error| call.origin.error(error))?;
+            let page = call.model(page, "<EnumerationResults")?;
             for item in page.blob_items {
                 let size = item.properties.and_then(|properties| properties.content_length).unwrap_or_default();
                 entries.extend(item.name.map(|name| BlobEntry { name, size }));
@@ -204,6 +209,14 @@ impl Container {
         }
         Ok((call, self.service.client.blob_container_client(&self.name)))
     }
+}
+
+/// What a download turned out to be.
+enum Read {
+    Bytes(Vec<u8>),
+    TooLarge,
+    /// A success, but of some other server.
+    NoBlob,
 }
 
 /// The URL library drops these names, and tabs and line ends in any: the request would go to something else.

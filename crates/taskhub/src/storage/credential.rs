@@ -163,3 +163,72 @@ fn table_string_to_sign(request: &Request, account: &str) -> String {
 fn header<'a>(headers: &'a Headers, name: &'static str) -> &'a str {
     headers.get_optional_str(&HeaderName::from_static(name)).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use azure_core::http::Method;
+
+    use super::*;
+
+    fn request(method: Method, url: &str, headers: &[(&'static str, &'static str)], body: &'static str) -> Request {
+        let mut request = Request::new(url.parse().unwrap(), method);
+        for (name, value) in headers {
+            request.insert_header(*name, *value);
+        }
+        request.set_body(body);
+        request
+    }
+
+    #[test]
+    fn queues_and_blobs_sign_the_long_string() {
+        let url = "https://myaccount.blob.core.windows.net/mycontainer?restype=container&comp=metadata&timeout=20";
+        let headers = [("x-ms-version", "2015-02-21"), ("x-ms-date", "Fri, 26 Jun 2015 23:39:12 GMT"), ("accept", "x")];
+        assert_eq!(
+            string_to_sign(&request(Method::Get, url, &headers, ""), "myaccount"),
+            "GET\n\n\n\n\n\n\n\n\n\n\n\nx-ms-date:Fri, 26 Jun 2015 23:39:12 GMT\nx-ms-version:2015-02-21\n/myaccount/mycontainer\ncomp:metadata\nrestype:container\ntimeout:20"
+        );
+    }
+
+    #[test]
+    fn path_style_names_the_account_twice_and_values_are_decoded() {
+        let url = "http://127.0.0.1:1/acc/q%20x/messages?popreceipt=a%2Bb%3D&B=2&b=1";
+        let headers = [("content-type", "application/xml"), ("if-none-match", "*"), ("range", "bytes=0-1")];
+        assert_eq!(
+            string_to_sign(&request(Method::Put, url, &headers, "four"), "acc"),
+            "PUT\n\n\n4\n\napplication/xml\n\n\n\n*\n\nbytes=0-1\n/acc/acc/q%20x/messages\nb:1,2\npopreceipt:a+b="
+        );
+    }
+
+    #[test]
+    fn tables_sign_the_short_string() {
+        let headers = [("content-type", "application/json"), ("x-ms-date", "now"), ("x-ms-version", "2019-02-02")];
+        let signed = |url| table_string_to_sign(&request(Method::Post, url, &headers, "{}"), "acc");
+        assert_eq!(signed("https://acc.table.core.windows.net/Rows()?$filter=a"), "POST\n\napplication/json\nnow\n/acc/Rows()");
+        assert_eq!(
+            signed("http://127.0.0.1:1/acc/?comp=properties&restype=service"),
+            "POST\n\napplication/json\nnow\n/acc/acc/?comp=properties"
+        );
+    }
+
+    #[test]
+    fn a_sas_is_added_once_and_as_it_is() {
+        let sas = "sv=1&sig=a%2Bb%3D";
+        for (before, after) in [("https://h/p", "https://h/p?sv=1&sig=a%2Bb%3D"), ("https://h/p?a=b", "https://h/p?a=b&sv=1&sig=a%2Bb%3D")]
+        {
+            let mut url: Url = before.parse().unwrap();
+            add_sas(&mut url, sas);
+            add_sas(&mut url, sas);
+            assert_eq!(url.as_str(), after);
+        }
+    }
+
+    #[test]
+    fn nothing_shows_a_secret() {
+        let key = Credential::SharedKey(Secret::new("S3CRET"));
+        let sas = Credential::Sas(Secret::new("sig=S3CRET"));
+        for credential in [key, sas] {
+            let shown = format!("{credential:?} {:?}", credential.policy("acc", Service::Table));
+            assert!(!shown.contains("S3CRET"), "{shown}");
+        }
+    }
+}

@@ -349,3 +349,98 @@ pub(super) fn odata_error(body: &[u8]) -> (Option<String>, Option<String>) {
         Err(_) => (None, None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::StorageErrorKind as Kind;
+    use super::*;
+
+    fn kind(status: u16, code: &str) -> Kind {
+        classify(status, Some(code).filter(|code| !code.is_empty()), false)
+    }
+
+    #[test]
+    fn kinds_follow_status_and_code() {
+        let cases = [
+            (404, "ResourceNotFound", Kind::NotFound),
+            (404, "EntityNotFound", Kind::NotFound),
+            (404, "BlobNotFound", Kind::NotFound),
+            (404, "MessageNotFound", Kind::NotFound),
+            (404, "TableNotFound", Kind::ContainerNotFound),
+            (404, "QueueNotFound", Kind::ContainerNotFound),
+            (404, "ContainerNotFound", Kind::ContainerNotFound),
+            (404, "", Kind::UnexpectedResponse),
+            (409, "EntityAlreadyExists", Kind::AlreadyExists),
+            (409, "BlobAlreadyExists", Kind::AlreadyExists),
+            (409, "TableBeingDeleted", Kind::BeingDeleted),
+            (409, "QueueBeingDeleted", Kind::BeingDeleted),
+            (409, "", Kind::UnexpectedResponse),
+            (412, "UpdateConditionNotSatisfied", Kind::PreconditionFailed),
+            (400, "PopReceiptMismatch", Kind::PreconditionFailed),
+            (401, "NoAuthenticationInformation", Kind::Authentication),
+            (403, "AuthenticationFailed", Kind::Authentication),
+            (403, "AuthorizationFailure", Kind::AccessDenied),
+            (403, "AuthorizationPermissionMismatch", Kind::AccessDenied),
+            (429, "", Kind::Throttled),
+            (503, "ServerBusy", Kind::Throttled),
+            (503, "", Kind::Server),
+            (500, "InternalError", Kind::Server),
+            (500, "OperationTimedOut", Kind::Timeout),
+            (413, "RequestBodyTooLarge", Kind::TooLarge),
+            (400, "InvalidInput", Kind::InvalidInput),
+            (302, "", Kind::UnexpectedResponse),
+            (200, "", Kind::UnexpectedResponse),
+        ];
+        for (status, code, expected) in cases {
+            assert_eq!(kind(status, code), expected, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn the_json_s_code_goes_before_the_header_s_and_must_be_a_word() {
+        let mut headers = Headers::new();
+        headers.insert(ERROR_CODE, "FromHeader");
+        let json = br#"{"odata.error":{"code":"TableNotFound","message":{"lang":"en-US","value":"sig=S3CRET"}}}"#;
+        let failure = Failure::of_response(404, &headers, json);
+        assert_eq!(failure.kind(), Kind::ContainerNotFound);
+        let failure = Failure::of_response(400, &headers, b"<html>S3CRET");
+        assert_eq!(failure.to_string(), "400 FromHeader");
+        headers.insert(ERROR_CODE, "no word: S3CRET");
+        assert_eq!(Failure::of_response(400, &headers, b"").to_string(), "400 without an error code");
+    }
+
+    #[test]
+    fn the_emulator_s_answer_to_a_wrong_key_is_told_by_its_text() {
+        let text = b"<Message>Server failed to authenticate the request. Make sure ...</Message>";
+        let mut headers = Headers::new();
+        headers.insert(ERROR_CODE, "AuthorizationFailure");
+        assert_eq!(Failure::of_response(403, &headers, text).kind(), Kind::Authentication);
+        assert_eq!(Failure::of_response(403, &headers, b"not authorized").kind(), Kind::AccessDenied);
+    }
+
+    #[test]
+    fn the_text_names_the_call_the_answer_and_the_remedy() {
+        let origin = Origin::new("table.insert", "OrdersInstances", "h.example");
+        let failure = |status, code: &str| Failure::Response { status, code: Some(code.to_owned()), unauthenticated: false };
+        assert_eq!(
+            origin.failed(failure(403, "AuthenticationFailed")).to_string(),
+            "insert into OrdersInstances: 403 AuthenticationFailed (the account key or SAS is not valid for this account or has expired: renew the connection string)"
+        );
+        let error = origin.failed(failure(409, "EntityAlreadyExists")).with_failed_operation(Some(3));
+        assert_eq!(error.to_string(), "insert into OrdersInstances: 409 EntityAlreadyExists, by operation 3 of the transaction");
+        let error = origin.failed(Failure::TimedOut(Duration::from_secs(10)));
+        assert_eq!(error.to_string(), "insert into OrdersInstances: h.example did not answer within 10s");
+    }
+
+    #[test]
+    fn errors_of_the_sdk_give_their_facts_alone() {
+        let inner = azure_core::Error::with_error(ErrorKind::Io, Failure::TooLarge(5), "S3CRET");
+        let outer = inner.with_context("https://h/?sig=S3CRET");
+        let origin = Origin::new("blob.get", "c", "h");
+        assert_eq!(origin.error(outer).kind(), Kind::TooLarge);
+        for kind in [ErrorKind::Io, ErrorKind::DataConversion, ErrorKind::Other, ErrorKind::Credential] {
+            let error = origin.error(azure_core::Error::with_message(kind, "https://h/?sig=S3CRET"));
+            assert!(!format!("{error} {error:?}").contains("S3CRET"), "{error:?}");
+        }
+    }
+}

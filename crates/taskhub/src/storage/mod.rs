@@ -54,7 +54,7 @@ impl Service {
 pub struct Options {
     /// The longest that one HTTP exchange may take, connection and body included.
     pub attempt_timeout: Duration,
-    /// The longest that one call may take, all tries and the waits between them included.
+    /// The longest that one call may take, all tries and the waits between them included; of a list, each page.
     pub total_timeout: Duration,
     /// How often a failed try is repeated: after 408, 429, 5xx and broken connections; never after another 4xx.
     pub max_retries: u32,
@@ -107,9 +107,9 @@ pub struct Storage {
 #[derive(Debug)]
 struct Inner {
     account: Account,
-    tables: table::TableService,
-    queues: queue::QueueService,
-    blobs: blob::BlobService,
+    tables: Arc<table::TableService>,
+    queues: Arc<queue::QueueService>,
+    blobs: Arc<blob::BlobService>,
 }
 
 impl Storage {
@@ -122,9 +122,9 @@ impl Storage {
         let http = pipeline::http_client(&account)?;
         let caller = |service| pipeline::Caller::new(&account, service, &options, http.clone());
         let inner = Inner {
-            tables: table::TableService::new(caller(Service::Table))?,
-            queues: queue::QueueService::new(caller(Service::Queue))?,
-            blobs: blob::BlobService::new(caller(Service::Blob))?,
+            tables: Arc::new(table::TableService::new(caller(Service::Table))),
+            queues: Arc::new(queue::QueueService::new(caller(Service::Queue))?),
+            blobs: Arc::new(blob::BlobService::new(caller(Service::Blob))?),
             account,
         };
         Ok(Storage { inner: Arc::new(inner) })

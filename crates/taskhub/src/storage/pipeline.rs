@@ -15,8 +15,8 @@ use azure_core::error::ErrorKind;
 use azure_core::http::headers::{CONTENT_LENGTH, USER_AGENT};
 use azure_core::http::policies::{Policy, PolicyResult};
 use azure_core::http::{
-    AsyncRawResponse, ClientMethodOptions, ClientOptions, Context, ExponentialRetryOptions, HttpClient, Request, RetryOptions, Transport,
-    Url, pager::PagerOptions,
+    AsyncRawResponse, ClientMethodOptions, ClientOptions, Context, DeserializeWith, ExponentialRetryOptions, HttpClient, Request, Response,
+    RetryOptions, Transport, Url, XmlFormat, pager::PagerOptions,
 };
 use bytes::BytesMut;
 use futures::StreamExt;
@@ -164,6 +164,17 @@ impl Call {
         PagerOptions { context: self.context(), ..PagerOptions::default() }
     }
 
+    /// The model of an answer in XML, whose document begins with `root`.
+    ///
+    /// The crates take any document for an empty list: a proxy's login page would be an empty queue.
+    pub(super) fn model<T: DeserializeWith<XmlFormat>>(&self, response: Response<T, XmlFormat>, root: &str) -> Result<T, StorageError> {
+        let head = &response.body()[..response.body().len().min(512)];
+        if !String::from_utf8_lossy(head).contains(root) {
+            return Err(self.origin.unexpected("the answer is not a list"));
+        }
+        response.into_model().map_err(|error| self.origin.error(error))
+    }
+
     /// Awaits `work` for no longer than the total time-out.
     pub(super) async fn run<T>(&self, work: impl Future<Output = azure_core::Result<T>>) -> Result<T, StorageError> {
         match tokio::time::timeout(self.total_timeout, work).await {
@@ -270,5 +281,54 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
         Some(error) if error.is_timeout() => "timed out".to_owned(),
         Some(_) => "the request failed".to_owned(),
         None => current.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Storage, StorageErrorKind};
+    use super::*;
+
+    /// One test, as the provider is the whole process's.
+    #[tokio::test]
+    async fn https_needs_a_tls_provider_and_says_so() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("https://127.0.0.1:{}/account1", listener.local_addr().unwrap().port());
+        let text =
+            format!("AccountName=account1;AccountKey=a2V5;BlobEndpoint={endpoint};QueueEndpoint={endpoint};TableEndpoint={endpoint}");
+        let account = Account::from_connection_string(&text).unwrap();
+        let plain = Account::from_connection_string(&text.replace("https", "http")).unwrap();
+        let options = Options { max_retries: 0, ..Options::default() };
+
+        let error = Storage::new(account.clone(), options.clone()).unwrap_err();
+        assert_eq!(error.kind(), StorageErrorKind::InvalidInput);
+        assert!(error.to_string().contains("install_default()"), "{error}");
+        Storage::new(plain, options.clone()).unwrap();
+
+        rustls::crypto::ring::default_provider().install_default().unwrap();
+        let storage = Storage::new(account, options).unwrap();
+        let server = async {
+            use tokio::io::AsyncWriteExt;
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+            stream.shutdown().await.unwrap();
+        };
+        let table = storage.table("Rows");
+        let (result, ()) = tokio::join!(table.get("p", "r", &[]), server);
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), StorageErrorKind::Unreachable, "{error}");
+    }
+
+    #[test]
+    fn only_this_machine_goes_around_the_proxy() {
+        for (url, loopback) in [
+            ("http://127.0.0.1:10000/a", true),
+            ("http://[::1]:10000/a", true),
+            ("http://localhost/a", true),
+            ("https://orders1.blob.core.windows.net", false),
+            ("http://10.0.0.1/a", false),
+        ] {
+            assert_eq!(is_loopback(&url.parse().unwrap()), loopback, "{url}");
+        }
     }
 }

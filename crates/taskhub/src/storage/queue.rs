@@ -3,6 +3,7 @@
 //! Owns the rules of messages that the crate leaves open: never expiring, hidden for whole
 //! seconds rounded up, text that XML can hold. Knows no encoding of a message's text.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use azure_core::http::headers::HeaderName;
@@ -15,7 +16,6 @@ use azure_storage_queue::models::{
 };
 use azure_storage_queue::{QueueClient, QueueServiceClient, QueueServiceClientOptions};
 use futures::TryStreamExt;
-use std::sync::Arc;
 
 use super::error::{Failure, StorageError};
 use super::pipeline::{Call, Caller};
@@ -58,10 +58,9 @@ pub struct QueueMessage {
     pub next_visible_at: Option<Time>,
 }
 
-#[derive(Clone)]
 pub(super) struct QueueService {
     caller: Caller,
-    client: Arc<QueueServiceClient>,
+    client: QueueServiceClient,
 }
 
 impl std::fmt::Debug for QueueService {
@@ -75,10 +74,10 @@ impl QueueService {
         let options = QueueServiceClientOptions { client_options: caller.client_options(), version: VERSION.to_owned() };
         let client = QueueServiceClient::new(caller.url().clone(), None, Some(options))
             .map_err(|error| caller.call("queue.connect", "the account").origin.error(error))?;
-        Ok(QueueService { caller, client: Arc::new(client) })
+        Ok(QueueService { caller, client })
     }
 
-    pub(super) fn queue(&self, name: &str) -> Queue {
+    pub(super) fn queue(self: &Arc<Self>, name: &str) -> Queue {
         Queue { service: self.clone(), name: name.to_owned() }
     }
 
@@ -92,7 +91,7 @@ impl QueueService {
         let mut pages = self.client.list_queues(Some(options)).map_err(|error| call.origin.error(error))?.into_pages();
         let mut names = Vec::new();
         while let Some(page) = call.run(pages.try_next()).await? {
-            let page = page.into_model().map_err(|error| call.origin.error(error))?;
+            let page = call.model(page, "<EnumerationResults")?;
             names.extend(page.queue_items.into_iter().filter_map(|item| item.name));
             if names.len() > MAX_LISTED {
                 return Err(call.origin.invalid("more than 100,000 queues begin with this prefix"));
@@ -105,7 +104,7 @@ impl QueueService {
 /// A queue. Clones are cheap; it need not exist: then calls fail with `ContainerNotFound`.
 #[derive(Clone, Debug)]
 pub struct Queue {
-    service: QueueService,
+    service: Arc<QueueService>,
     name: String,
 }
 
@@ -193,7 +192,7 @@ impl Queue {
             ..QueueClientReceiveMessagesOptions::default()
         };
         let response = call.run(client.receive_messages(Some(options))).await?;
-        let messages = response.into_model().map_err(|error| call.origin.error(error))?.items.unwrap_or_default();
+        let messages = call.model(response, "<QueueMessagesList")?.items.unwrap_or_default();
         let messages = messages.into_iter().map(|message| {
             Some(QueueMessage {
                 id: message.message_id?,
@@ -220,7 +219,7 @@ impl Queue {
             ..QueueClientPeekMessagesOptions::default()
         };
         let response = call.run(client.peek_messages(Some(options))).await?;
-        let messages = response.into_model().map_err(|error| call.origin.error(error))?.items.unwrap_or_default();
+        let messages = call.model(response, "<QueueMessagesList")?.items.unwrap_or_default();
         let messages = messages.into_iter().map(|message| {
             Some(QueueMessage {
                 id: message.message_id?,

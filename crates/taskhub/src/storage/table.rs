@@ -10,11 +10,13 @@
 mod batch;
 mod entity;
 
+use std::sync::Arc;
+use std::time::SystemTime;
+
 use azure_core::http::headers::{CONTENT_TYPE, ETAG, HeaderName};
 use azure_core::http::{Method, Pipeline, PipelineSendOptions, RawResponse, Request, Url};
 use azure_core::time::parse_rfc7231;
 use serde_json::Value as Json;
-use std::time::SystemTime;
 
 pub use batch::Operation;
 pub use entity::{ETag, Entity, Value};
@@ -87,21 +89,21 @@ pub fn quote(text: &str) -> String {
 }
 
 /// The clients of all tables: one pipeline.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct TableService {
     caller: Caller,
     pipeline: Pipeline,
 }
 
 impl TableService {
-    pub(super) fn new(caller: Caller) -> Result<TableService, StorageError> {
+    pub(super) fn new(caller: Caller) -> TableService {
         let name = Some(env!("CARGO_PKG_NAME"));
         let version = Some(env!("CARGO_PKG_VERSION"));
         let pipeline = Pipeline::new(name, version, caller.client_options(), Vec::new(), Vec::new(), None);
-        Ok(TableService { caller, pipeline })
+        TableService { caller, pipeline }
     }
 
-    pub(super) fn table(&self, name: &str) -> Table {
+    pub(super) fn table(self: &Arc<Self>, name: &str) -> Table {
         Table { service: self.clone(), name: name.to_owned() }
     }
 
@@ -125,7 +127,12 @@ impl TableService {
         let options = PipelineSendOptions { skip_checks: true, ..PipelineSendOptions::default() };
         let response = call.run(self.pipeline.send(&context, request, Some(options))).await?;
         let status = u16::from(response.status());
-        if (200..300).contains(&status) {
+        // No other success: a proxy's login page must not pass for a row that was written.
+        let expected: &[u16] = match request.method() {
+            Method::Get => &[200],
+            _ => &[201, 202, 204],
+        };
+        if expected.contains(&status) {
             Ok(response)
         } else {
             Err(call.origin.failed(Failure::of_response(status, response.headers(), response.body())))
@@ -136,7 +143,7 @@ impl TableService {
 /// A table. Clones are cheap; it need not exist.
 #[derive(Clone, Debug)]
 pub struct Table {
-    service: TableService,
+    service: Arc<TableService>,
     name: String,
 }
 
@@ -309,6 +316,10 @@ impl Table {
         }
         if operations.iter().any(|operation| operation.keys().0 != first.keys().0) {
             return Err(call.origin.invalid("the operations of a transaction are of several partitions: split them"));
+        }
+        // The ETags go into the body as they are.
+        if operations.iter().filter_map(Operation::if_match).any(|etag| etag.chars().any(char::is_control)) {
+            return Err(call.origin.invalid("an ETag holds a control character"));
         }
         let mut parts = Vec::with_capacity(operations.len());
         for operation in operations {

@@ -36,6 +36,15 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// The condition's header, if it has one.
+    pub(super) fn if_match(&self) -> Option<&str> {
+        match self {
+            Operation::Insert(_) => None,
+            Operation::Merge(_, condition) | Operation::Replace(_, condition) => condition.if_match(),
+            Operation::Delete { condition, .. } => Some(condition.if_match().unwrap_or("*")),
+        }
+    }
+
     pub(super) fn keys(&self) -> (&str, &str) {
         match self {
             Operation::Insert(entity) | Operation::Merge(entity, _) | Operation::Replace(entity, _) => {
@@ -57,18 +66,18 @@ pub(super) fn body(parts: &[Part<'_>], id: &str) -> String {
     let mut text = format!("--batch_{id}\r\nContent-Type: multipart/mixed; boundary=changeset_{id}\r\n\r\n");
     for Part { operation, url } in parts {
         text.push_str(&format!("--changeset_{id}\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n\r\n"));
-        let (method, entity, condition) = match operation {
-            Operation::Insert(entity) => ("POST", Some(entity), None),
-            Operation::Merge(entity, condition) => ("PATCH", Some(entity), condition.if_match()),
-            Operation::Replace(entity, condition) => ("PUT", Some(entity), condition.if_match()),
-            Operation::Delete { condition, .. } => ("DELETE", None, Some(condition.if_match().unwrap_or("*"))),
+        let (method, entity) = match operation {
+            Operation::Insert(entity) => ("POST", Some(entity)),
+            Operation::Merge(entity, _) => ("PATCH", Some(entity)),
+            Operation::Replace(entity, _) => ("PUT", Some(entity)),
+            Operation::Delete { .. } => ("DELETE", None),
         };
         text.push_str(&format!("{method} {url} HTTP/1.1\r\n"));
         text.push_str("Accept: application/json;odata=minimalmetadata\r\nDataServiceVersion: 3.0\r\n");
         if method == "POST" {
             text.push_str("Prefer: return-no-content\r\n");
         }
-        if let Some(etag) = condition {
+        if let Some(etag) = operation.if_match() {
             text.push_str(&format!("If-Match: {etag}\r\n"));
         }
         match entity {
@@ -177,4 +186,69 @@ fn boundary(content_type: &str) -> Option<&str> {
     content_type.split(';').map(str::trim).filter_map(|part| part.split_once('=')).find_map(|(name, value)| {
         name.trim().eq_ignore_ascii_case("boundary").then(|| value.trim().trim_matches('"')).filter(|value| !value.is_empty())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_body_has_each_operation_with_its_condition_and_crlf() {
+        let operations = [
+            Operation::Insert(Entity::new("p", "a").with("N", 1)),
+            Operation::Merge(Entity::new("p", "b"), Condition::Upsert),
+            Operation::Replace(Entity::new("p", "c"), Condition::Match(ETag("W/\"1\"".to_owned()))),
+            Operation::Delete { partition_key: "p".to_owned(), row_key: "d".to_owned(), condition: Condition::Upsert },
+        ];
+        let url: Url = "http://h/acc/Rows".parse().unwrap();
+        let parts: Vec<Part<'_>> = operations.iter().map(|operation| Part { operation, url: url.clone() }).collect();
+        let text = body(&parts, "id");
+        let head = "Accept: application/json;odata=minimalmetadata\r\nDataServiceVersion: 3.0\r\n";
+        let part = "--changeset_id\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n\r\n";
+        let json = "Content-Type: application/json\r\n\r\n";
+        let expected = format!(
+            "--batch_id\r\nContent-Type: multipart/mixed; boundary=changeset_id\r\n\r\n\
+             {part}POST http://h/acc/Rows HTTP/1.1\r\n{head}Prefer: return-no-content\r\n{json}{{\"PartitionKey\":\"p\",\"RowKey\":\"a\",\"N\":1}}\r\n\
+             {part}PATCH http://h/acc/Rows HTTP/1.1\r\n{head}{json}{{\"PartitionKey\":\"p\",\"RowKey\":\"b\"}}\r\n\
+             {part}PUT http://h/acc/Rows HTTP/1.1\r\n{head}If-Match: W/\"1\"\r\n{json}{{\"PartitionKey\":\"p\",\"RowKey\":\"c\"}}\r\n\
+             {part}DELETE http://h/acc/Rows HTTP/1.1\r\n{head}If-Match: *\r\n\r\n\
+             --changeset_id--\r\n--batch_id--\r\n"
+        );
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn each_inner_answer_is_read() {
+        let text = "--b1\r\nContent-Type: multipart/mixed; boundary=\"c1\"\r\n\r\n\
+            --c1\r\nContent-Type: application/http\r\n\r\nHTTP/1.1 204 No Content\r\nETag: W/\"1\"\r\n\r\n\r\n\
+            --c1\r\nContent-Type: application/http\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n--c1--\r\n--b1--\r\n";
+        let answers = answers("multipart/mixed; boundary=b1", text);
+        assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [204, 204]);
+        assert_eq!(answers[0].etag, Some(ETag("W/\"1\"".to_owned())));
+        assert_eq!(answers[1].etag, None);
+    }
+
+    #[test]
+    fn the_index_of_a_failure_is_in_its_message() {
+        let json = r#"{"odata.error":{"code":"InvalidDuplicateRow","message":{"lang":"en-US","value":"12:The batch\nHTTP/1.1 200 OK"}}}"#;
+        for text in [
+            format!(
+                "--b\nContent-Type: multipart/mixed; boundary=c\n\n--c\nContent-Type: application/http\n\nHTTP/1.1 400 Bad\nx: y\n\n{json}\n--c--\n--b--"
+            ),
+            format!("--b\r\nContent-Type: application/http\r\n\r\nHTTP/1.1 400 Bad\r\nx: y\r\n\r\n{json}\r\n--b--\r\n"),
+        ] {
+            let answers = answers("Multipart/Mixed; charset=utf-8; Boundary=b", &text);
+            assert_eq!((answers.len(), answers[0].status, answers[0].failed_operation()), (1, 400, Some(12)));
+        }
+        let without = Answer { status: 400, etag: None, code: None, body: "1:x".to_owned() };
+        assert_eq!(without.failed_operation(), None);
+    }
+
+    #[test]
+    fn what_is_no_answer_gives_none() {
+        assert_eq!(answers("text/html", "<html>"), []);
+        assert_eq!(answers("multipart/mixed; boundary=b", ""), []);
+        assert_eq!(answers("multipart/mixed; boundary=b", "--b\r\n--b--"), []);
+        assert_eq!(answers("multipart/mixed; boundary=", "--\r\nHTTP/1.1 204 x\r\n"), []);
+    }
 }

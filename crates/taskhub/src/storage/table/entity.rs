@@ -221,3 +221,76 @@ fn double_from_json(json: &Json) -> Option<f64> {
         json => json.as_f64(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn types_are_annotated_unless_json_shows_them() {
+        let mut entity = Entity::new("it's", "")
+            .with("Text", "x")
+            .with("Int32", 1)
+            .with("Int64", 1_i64)
+            .with("Yes", true)
+            .with("When", Time::parse("2025-03-14T09:26:53.5897932Z").unwrap())
+            .with("Double", 1.0)
+            .with("Nan", f64::NAN)
+            .with("Bytes", vec![1_u8, 255]);
+        entity.set("Guid", Value::Guid("0f8fad5b-d9cb-469f-a165-70867728950e".to_owned()));
+        let expected = json!({
+            "PartitionKey": "it's", "RowKey": "",
+            "Bytes": "Af8=", "Bytes@odata.type": "Edm.Binary",
+            "Double": 1.0, "Double@odata.type": "Edm.Double",
+            "Guid": "0f8fad5b-d9cb-469f-a165-70867728950e", "Guid@odata.type": "Edm.Guid",
+            "Int32": 1,
+            "Int64": "1", "Int64@odata.type": "Edm.Int64",
+            "Nan": "NaN", "Nan@odata.type": "Edm.Double",
+            "Text": "x",
+            "When": "2025-03-14T09:26:53.5897932Z", "When@odata.type": "Edm.DateTime",
+            "Yes": true,
+        });
+        assert_eq!(entity.to_json(), expected);
+
+        let Some(Value::Double(nan)) = entity.columns.remove("Nan") else { panic!("no double") };
+        assert!(nan.is_nan());
+        let mut read = Entity::from_json(expected).unwrap();
+        assert!(matches!(read.columns.remove("Nan"), Some(Value::Double(nan)) if nan.is_nan()));
+        assert_eq!(read, entity);
+    }
+
+    #[test]
+    fn what_the_service_adds_is_told_apart() {
+        let read = Entity::from_json(json!({
+            "odata.metadata": "http://h/$metadata#T/@Element", "odata.etag": "W/\"datetime'x'\"",
+            "PartitionKey": "p", "RowKey": "r", "Timestamp": "2026-11-23T07:29:23.8720560Z",
+            "Timestamp@odata.type": "Edm.DateTime", "A": null, "B": "2026-11-23T07:29:23Z",
+        }))
+        .unwrap();
+        assert_eq!(read.etag, Some(ETag("W/\"datetime'x'\"".to_owned())));
+        assert_eq!(read.timestamp, Some(Time::parse("2026-11-23T07:29:23.872056Z").unwrap()));
+        assert_eq!(read.columns, [("B".to_owned(), Value::from("2026-11-23T07:29:23Z"))].into());
+    }
+
+    #[test]
+    fn odd_columns_are_kept_as_text_and_large_numbers_as_such() {
+        let read = Entity::from_json(json!({
+            "A": "POINT(1 2)", "A@odata.type": "Edm.GeographyPoint",
+            "B": "soon", "B@odata.type": "Edm.DateTime",
+            "C": "many", "C@odata.type": "Edm.Int64",
+            "D": {"x": [1]}, "E": 2147483648_i64, "F": 1.5, "G": 3, "G@odata.type": "Edm.Double", "H": "!", "H@odata.type": "Edm.Binary",
+            "I": "text", "I@odata.type": "Edm.String", "J": "0001-01-01T00:00:00Z", "J@odata.type": "Edm.DateTime",
+        }))
+        .unwrap();
+        let text = |name| read.text(name).unwrap();
+        assert_eq!((text("A"), text("B"), text("C"), text("H"), text("I")), ("POINT(1 2)", "soon", "many", "!", "text"));
+        assert_eq!(text("D"), "{\"x\":[1]}");
+        assert_eq!(read.columns["E"], Value::Int64(2_147_483_648));
+        assert_eq!(read.columns["F"], Value::Double(1.5));
+        assert_eq!(read.columns["G"], Value::Double(3.0));
+        assert_eq!(read.time("J"), Some(Time::parse("0001-01-01T00:00:00Z").unwrap()));
+        assert_eq!(Entity::from_json(json!([1])), None);
+    }
+}

@@ -1,0 +1,130 @@
+//! The operator's flags as typed, and the configuration that they amount to.
+//!
+//! `Args` cannot fail on the environment; `Config` is resolved and checked.
+//! Flags and variables are a stable interface (architecture.md 7 of the design).
+
+use std::net::SocketAddr;
+
+use clap::Parser;
+
+use crate::telemetry::{DEFAULT_FILTER, LogFormat};
+
+/// The storage suffixes of the public clouds. A tenant's connection string must not make the operator call into the cluster or its own pod.
+const PUBLIC_CLOUD_SUFFIXES: [&str; 5] =
+    ["core.windows.net", "storage.azure.net", "core.usgovcloudapi.net", "core.chinacloudapi.cn", "core.cloudapi.de"];
+
+/// Runs Durable Functions orchestrations that are described as Kubernetes objects.
+#[derive(Debug, Parser)]
+#[command(
+    name = "durable-operator",
+    version,
+    after_help = "Examples:
+  durable-operator
+      In a cluster with the pod's service account, else with KUBECONFIG.
+  durable-operator --watch-namespace shop --watch-namespace billing
+      Only the objects of two namespaces.
+  durable-operator --allowed-endpoint-suffix 127.0.0.1
+      Also accept a storage emulator on this machine, besides the public clouds."
+)]
+pub struct Args {
+    /// Watch only this namespace; may be given more than once [default: all namespaces]
+    #[arg(long = "watch-namespace", env = "DURABLE_WATCH_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',')]
+    pub watch_namespaces: Vec<String>,
+
+    /// Address of /livez, /readyz and /metrics
+    #[arg(long, env = "DURABLE_ADMIN_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    pub admin_address: SocketAddr,
+
+    /// Also accept storage endpoints of this host, or of hosts below it; may be given more than once. The suffixes of the public clouds are always accepted
+    #[arg(long = "allowed-endpoint-suffix", env = "DURABLE_ALLOWED_ENDPOINT_SUFFIX", value_name = "SUFFIX", value_delimiter = ',')]
+    pub allowed_endpoint_suffixes: Vec<String>,
+
+    /// How log lines look
+    #[arg(long, env = "DURABLE_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+
+    /// Which log lines are written, for example `info,durable_operator=debug`
+    #[arg(long, env = "DURABLE_LOG_FILTER", value_name = "FILTER", default_value = DEFAULT_FILTER)]
+    pub log_filter: String,
+}
+
+/// What the operator runs with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The namespaces to watch; empty is all.
+    pub watch_namespaces: Vec<String>,
+    /// Where the admin server listens.
+    pub admin_address: SocketAddr,
+    /// Which hosts a storage account may have.
+    pub allowed_endpoints: AllowedEndpoints,
+}
+
+/// The hosts that credentials may be sent to.
+#[derive(Debug, Clone)]
+pub struct AllowedEndpoints {
+    suffixes: Vec<String>,
+}
+
+impl AllowedEndpoints {
+    /// The public clouds and `further` suffixes.
+    pub fn new(further: &[String]) -> AllowedEndpoints {
+        let further = further.iter().map(|suffix| suffix.trim().trim_start_matches('.').to_ascii_lowercase());
+        let suffixes = PUBLIC_CLOUD_SUFFIXES.map(str::to_owned).into_iter().chain(further).filter(|suffix| !suffix.is_empty()).collect();
+        AllowedEndpoints { suffixes }
+    }
+
+    /// True if `host` is one of the suffixes or lies below one, label by label.
+    pub fn allow(&self, host: &str) -> bool {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        self.suffixes.iter().any(|suffix| host.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+    }
+}
+
+impl From<&Args> for Config {
+    fn from(args: &Args) -> Config {
+        let mut watch_namespaces: Vec<String> = args.watch_namespaces.iter().filter(|name| !name.is_empty()).cloned().collect();
+        watch_namespaces.sort();
+        watch_namespaces.dedup();
+        Config {
+            watch_namespaces,
+            admin_address: args.admin_address,
+            allowed_endpoints: AllowedEndpoints::new(&args.allowed_endpoint_suffixes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn only_hosts_of_the_listed_suffixes_are_allowed() {
+        let public = AllowedEndpoints::new(&[]);
+        for host in ["orders.blob.core.windows.net", "ORDERS.z11.queue.storage.azure.net", "a.table.core.chinacloudapi.cn."] {
+            assert!(public.allow(host), "{host}");
+        }
+        for host in [
+            "127.0.0.1",
+            "localhost",
+            "kubernetes.default.svc",
+            "evilcore.windows.net",
+            "core.windows.net.evil.example",
+            "169.254.169.254",
+            "",
+        ] {
+            assert!(!public.allow(host), "{host}");
+        }
+        let with_emulator = AllowedEndpoints::new(&["127.0.0.1".to_owned(), " .storage.svc.cluster.local".to_owned(), String::new()]);
+        for host in ["127.0.0.1", "emulator.storage.svc.cluster.local"] {
+            assert!(with_emulator.allow(host), "{host}");
+        }
+        assert!(!with_emulator.allow("1127.0.0.1"));
+    }
+}

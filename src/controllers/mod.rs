@@ -1,0 +1,12 @@
+//! The controllers: one folder per kind, and what they share.
+//!
+//! `runner` is the one place that builds kube's `Controller`; `status` the one
+//! that writes statuses; `events` the one that publishes Events.
+
+pub mod events;
+pub mod failure;
+pub mod orchestration;
+pub mod runner;
+pub mod status;
+pub mod task_hub;
+mod watch;

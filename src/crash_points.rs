@@ -1,0 +1,52 @@
+//! Named points at which a test makes the operator die, and deadlines that a test shortens.
+//!
+//! Owns both, so that the code that has them reads as without. Without the
+//! feature `crash-points` nothing here does anything; no release has it.
+
+use std::time::Duration;
+
+/// Between any two effects of a start, in their order.
+pub mod at {
+    /// Decided to start; nothing is written.
+    pub const BEFORE_ROW: &str = "before-row";
+    /// The row is in the hub, its message not yet sent.
+    pub const ROW_WRITTEN: &str = "row-written";
+    /// The start message is sent, the object says nothing of it.
+    pub const MESSAGE_SENT: &str = "message-sent";
+    /// The object says that the start was accepted.
+    pub const ACCEPTED_WRITTEN: &str = "accepted-written";
+    /// The object says that the instance runs.
+    pub const RUNNING_WRITTEN: &str = "running-written";
+    /// The object shows the end; no Event yet.
+    pub const SETTLED_WRITTEN: &str = "settled-written";
+
+    /// All of them.
+    pub const ALL: [&str; 6] = [BEFORE_ROW, ROW_WRITTEN, MESSAGE_SENT, ACCEPTED_WRITTEN, RUNNING_WRITTEN, SETTLED_WRITTEN];
+}
+
+/// Aborts the process if `DURABLE_CRASH_AT` names `point`.
+#[cfg(feature = "crash-points")]
+pub fn reached(point: &str) {
+    if std::env::var("DURABLE_CRASH_AT").is_ok_and(|wanted| wanted == point) {
+        eprintln!("crash point {point} reached");
+        std::process::abort();
+    }
+}
+
+/// Does nothing: the feature `crash-points` is off.
+#[cfg(not(feature = "crash-points"))]
+pub fn reached(_point: &str) {}
+
+/// A deadline of minutes, divided by `DURABLE_TIME_SCALE`.
+#[cfg(feature = "crash-points")]
+pub fn scaled(deadline: Duration) -> Duration {
+    static SCALE: std::sync::LazyLock<u32> =
+        std::sync::LazyLock::new(|| std::env::var("DURABLE_TIME_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1).max(1));
+    deadline / *SCALE
+}
+
+/// The deadline itself: the feature `crash-points` is off.
+#[cfg(not(feature = "crash-points"))]
+pub fn scaled(deadline: Duration) -> Duration {
+    deadline
+}

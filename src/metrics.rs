@@ -1,0 +1,211 @@
+//! What the operator counts: a registry, and one struct for each component that counts.
+//!
+//! Invariant: labels are bounded. No object's name is one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use durable_taskhub::storage::{ObservedRequest, RequestObserver};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+mod api_requests;
+
+pub use api_requests::ApiRequestLayer;
+
+/// All metrics of the operator and the registry that they are read from.
+pub struct Metrics {
+    registry: Registry,
+    /// Of the controllers.
+    pub reconciles: ReconcileMetrics,
+    /// Of the storage accounts.
+    pub storage: Arc<StorageMetrics>,
+    /// Of the API server.
+    pub api: ApiMetrics,
+    /// Of the poller.
+    pub poller: PollerMetrics,
+}
+
+impl Metrics {
+    /// All metrics at zero.
+    pub fn new() -> Metrics {
+        let mut registry = Registry::with_prefix("durable_operator");
+        registry.register("build", "Version of the operator", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        let reconciles = ReconcileMetrics::register(registry.sub_registry_with_prefix("reconcile"));
+        let storage = Arc::new(StorageMetrics::register(registry.sub_registry_with_prefix("storage")));
+        let api = ApiMetrics::register(registry.sub_registry_with_prefix("api"));
+        let poller = PollerMetrics::register(registry.sub_registry_with_prefix("poller"));
+        Metrics { registry, reconciles, storage, api, poller }
+    }
+
+    /// The text that Prometheus reads (OpenMetrics).
+    ///
+    /// # Errors
+    /// What the encoder says.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+/// How reconciles end and how long they take.
+#[derive(Clone)]
+pub struct ReconcileMetrics {
+    total: Family<ReconcileLabels, Counter>,
+    seconds: Family<KindLabels, Histogram>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReconcileLabels {
+    kind: &'static str,
+    outcome: &'static str,
+    category: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+/// From 1 ms to the time-out of a reconcile.
+fn seconds_histogram() -> Histogram {
+    Histogram::new([0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0])
+}
+
+impl ReconcileMetrics {
+    fn register(registry: &mut Registry) -> ReconcileMetrics {
+        let metrics = ReconcileMetrics { total: Family::default(), seconds: Family::new_with_constructor(seconds_histogram) };
+        registry.register("ended", "Reconciles by kind, outcome (ok, failed) and category of the failure", metrics.total.clone());
+        registry.register_with_unit("duration", "Duration of a reconcile", Unit::Seconds, metrics.seconds.clone());
+        metrics
+    }
+
+    /// A reconcile of `kind` ended after `elapsed`; `failure` is the category of what went wrong.
+    pub fn observe(&self, kind: &'static str, failure: Option<&'static str>, elapsed: Duration) {
+        let outcome = if failure.is_some() { "failed" } else { "ok" };
+        self.total.get_or_create(&ReconcileLabels { kind, outcome, category: failure.unwrap_or("none") }).inc();
+        self.seconds.get_or_create(&KindLabels { kind }).observe(elapsed.as_secs_f64());
+    }
+}
+
+/// Requests to storage accounts.
+pub struct StorageMetrics {
+    requests: Family<StorageLabels, Counter>,
+    seconds: Family<ServiceLabels, Histogram>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StorageLabels {
+    operation: &'static str,
+    code: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ServiceLabels {
+    service: &'static str,
+}
+
+impl StorageMetrics {
+    fn register(registry: &mut Registry) -> StorageMetrics {
+        let metrics = StorageMetrics { requests: Family::default(), seconds: Family::new_with_constructor(seconds_histogram) };
+        registry.register(
+            "requests",
+            "Requests to storage accounts, each try, by operation and HTTP status (0: no answer)",
+            metrics.requests.clone(),
+        );
+        registry.register_with_unit(
+            "request_duration",
+            "Duration of a request to a storage account",
+            Unit::Seconds,
+            metrics.seconds.clone(),
+        );
+        metrics
+    }
+}
+
+impl RequestObserver for StorageMetrics {
+    fn observe(&self, request: &ObservedRequest) {
+        self.requests.get_or_create(&StorageLabels { operation: request.operation, code: request.status.unwrap_or(0) }).inc();
+        self.seconds.get_or_create(&ServiceLabels { service: request.service.as_str() }).observe(request.elapsed.as_secs_f64());
+    }
+}
+
+/// Requests to the API server.
+#[derive(Clone)]
+pub struct ApiMetrics {
+    requests: Family<ApiLabels, Counter>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ApiLabels {
+    verb: &'static str,
+    resource: String,
+    code: u16,
+}
+
+impl ApiMetrics {
+    fn register(registry: &mut Registry) -> ApiMetrics {
+        let metrics = ApiMetrics { requests: Family::default() };
+        registry.register(
+            "requests",
+            "Requests to the API server by verb, resource and HTTP status (0: no answer)",
+            metrics.requests.clone(),
+        );
+        metrics
+    }
+}
+
+/// What the poller has to do.
+#[derive(Clone, Default)]
+pub struct PollerMetrics {
+    /// Instances that are being read until they settle.
+    pub tracked: Gauge,
+    /// Reads of instances.
+    pub reads: Counter,
+}
+
+impl PollerMetrics {
+    fn register(registry: &mut Registry) -> PollerMetrics {
+        let metrics = PollerMetrics::default();
+        registry.register("tracked_instances", "Instances that are read until they settle", metrics.tracked.clone());
+        registry.register("reads", "Reads of instances", metrics.reads.clone());
+        metrics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use durable_taskhub::storage::Service;
+
+    use super::*;
+
+    #[test]
+    fn what_was_counted_can_be_read() {
+        let metrics = Metrics::new();
+        metrics.reconciles.observe("Orchestration", None, Duration::from_millis(3));
+        metrics.reconciles.observe("Orchestration", Some("storage"), Duration::from_millis(3));
+        let request =
+            ObservedRequest { service: Service::Table, operation: "table.insert", status: Some(409), elapsed: Duration::from_millis(2) };
+        metrics.storage.observe(&request);
+        let text = metrics.encode().unwrap();
+        for line in [
+            r#"durable_operator_reconcile_ended_total{kind="Orchestration",outcome="failed",category="storage"} 1"#,
+            r#"durable_operator_storage_requests_total{operation="table.insert",code="409"} 1"#,
+            r#"durable_operator_reconcile_duration_seconds_count{kind="Orchestration"} 2"#,
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+}

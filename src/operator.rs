@@ -1,0 +1,205 @@
+//! The composition root: the only module that knows all others.
+//!
+//! Owns the order of start and stop: admin server first (so that a probe can
+//! say what is missing), then the CRDs, then the controllers; at the end the
+//! controllers first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::client::ClientBuilder;
+use kube::runtime::wait::Condition;
+use kube::{Api, Client, CustomResourceExt};
+use tokio::net::TcpListener;
+
+use crate::admin::{self, Gate, Readiness};
+use crate::api::v1alpha1::{Orchestration, TaskHub};
+use crate::config::{Args, Config};
+use crate::controllers::events::Events;
+use crate::controllers::orchestration::Orchestrations;
+use crate::controllers::runner::{self, Setup, Watched};
+use crate::controllers::task_hub::TaskHubs;
+use crate::hubs::{Dependent, HubKey, Hubs, Secrets};
+use crate::metrics::{ApiRequestLayer, Metrics};
+use crate::poller::Poller;
+use crate::shutdown;
+use crate::telemetry;
+
+/// Orchestrations reconciled at once: each waits for the network most of the time.
+const ORCHESTRATIONS_AT_ONCE: u16 = 32;
+/// TaskHubs reconciled at once.
+const TASK_HUBS_AT_ONCE: u16 = 8;
+/// How long it takes until a CRD that was just installed is looked for again.
+const CRD_AGAIN_AFTER: Duration = Duration::from_secs(2);
+
+/// Why the operator could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// A flag or variable is wrong.
+    #[error("{0}")]
+    Configuration(String),
+    /// There is no way to the API server.
+    #[error("no Kubernetes configuration: run in a cluster, or set KUBECONFIG: {0}")]
+    Kubeconfig(#[source] kube::config::InferConfigError),
+    /// The client of the API server could not be made.
+    #[error("no client for the API server: {0}")]
+    Client(#[source] kube::Error),
+    /// The admin server could not listen or serve.
+    #[error("admin server at {address}: {source}")]
+    Admin {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Signals cannot be waited for.
+    #[error("signals: {0}")]
+    Signals(#[source] std::io::Error),
+    /// A part that should run until the end has stopped.
+    #[error("the controller of {0} stopped by itself")]
+    Stopped(&'static str),
+}
+
+/// Runs the operator until a signal ends it.
+///
+/// # Errors
+/// [`OperatorError`], before or after the start.
+pub async fn run(args: Args) -> Result<(), OperatorError> {
+    telemetry::install(args.log_format, &args.log_filter).map_err(OperatorError::Configuration)?;
+    let config = Config::from(&args);
+    let metrics = Arc::new(Metrics::new());
+    let client = client(&metrics).await?;
+    let readiness = Readiness::default();
+    let (trigger, stop) = shutdown::channel();
+
+    let on_admin = |source| OperatorError::Admin { address: config.admin_address, source };
+    let listener = TcpListener::bind(config.admin_address).await.map_err(on_admin)?;
+    let address = listener.local_addr().map_err(on_admin)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, "operator starts");
+    let crds = [crd_gate::<Orchestration>(&readiness), crd_gate::<TaskHub>(&readiness)];
+    let work = work(&config, client.clone(), &metrics, &readiness, stop.clone(), crds);
+    let admin = admin::serve(listener, readiness.clone(), metrics.clone(), stop.clone());
+    tokio::select! {
+        result = work => result,
+        result = async { admin.await.map_err(on_admin)?; std::future::pending().await } => result,
+        result = shutdown::on_signals(&trigger) => match result {
+            Ok(never) => match never {},
+            Err(error) => Err(OperatorError::Signals(error)),
+        },
+    }
+}
+
+/// A client whose requests are counted and never tried again in silence: kube would retry a 503 for minutes, and a POST too.
+async fn client(metrics: &Metrics) -> Result<Client, OperatorError> {
+    let mut config = kube::Config::infer().await.map_err(OperatorError::Kubeconfig)?;
+    config.default_retry = false;
+    let builder = ClientBuilder::try_from(config).map_err(OperatorError::Client)?;
+    Ok(builder.with_layer(&ApiRequestLayer::new(metrics.api.clone())).build())
+}
+
+/// A CRD that has to be established, and its gate.
+struct Crd {
+    name: String,
+    gate: Gate,
+}
+
+fn crd_gate<K: CustomResourceExt>(readiness: &Readiness) -> Crd {
+    let name = K::crd_name().to_owned();
+    Crd { gate: readiness.gate(format!("CustomResourceDefinition {name}: apply the files of crds/")), name }
+}
+
+/// Runs the controllers until the shutdown has begun and they have finished.
+async fn work(
+    config: &Config,
+    client: Client,
+    metrics: &Metrics,
+    readiness: &Readiness,
+    stop: shutdown::Shutdown,
+    crds: [Crd; 2],
+) -> Result<(), OperatorError> {
+    let gates = (readiness.gate("the first list of Orchestrations"), readiness.gate("the first list of TaskHubs"));
+    for crd in crds {
+        tokio::select! { () = established(&client, &crd.name) => crd.gate.open(), () = stop.clone().begun() => return Ok(()) }
+    }
+    let (hubs, secrets, events) = (Hubs::new(), Secrets::new(client.clone()), Events::new(client.clone()));
+    let poller = Poller::new(hubs.clone(), metrics.poller.clone());
+    let watched_hubs: Watched<TaskHub> = Watched::new(&client, &config.watch_namespaces);
+    let watched_orchestrations: Watched<Orchestration> = Watched::new(&client, &config.watch_namespaces);
+
+    let orchestrations = Orchestrations::new(client.clone(), events.clone(), hubs.clone(), poller.clone(), watched_hubs.store.clone());
+    let of_orchestrations = Setup {
+        concurrency: ORCHESTRATIONS_AT_ONCE,
+        triggers: futures::stream::select(hubs.changed().stream(), poller.changed().stream()).boxed(),
+        listed: gates.0,
+        shutdown: stop.clone(),
+        metrics: metrics.reconciles.clone(),
+        watched: watched_orchestrations,
+    };
+    let task_hubs = TaskHubs::new(client, events, hubs.clone(), secrets.clone(), config.allowed_endpoints.clone(), metrics.storage.clone());
+    let of_task_hubs = Setup {
+        concurrency: TASK_HUBS_AT_ONCE,
+        triggers: futures::stream::select(hubs.doubted().stream(), secrets.changed().stream()).map(object_of).boxed(),
+        listed: gates.1,
+        shutdown: stop.clone(),
+        metrics: metrics.reconciles.clone(),
+        watched: watched_hubs,
+    };
+    // A controller that ends before the shutdown has begun would leave its objects to nobody: the process ends instead.
+    let begun = std::sync::atomic::AtomicBool::new(false);
+    let watch_stop = async {
+        stop.begun().await;
+        begun.store(true, std::sync::atomic::Ordering::Relaxed);
+        std::future::pending::<Result<(), OperatorError>>().await
+    };
+    let finished = |kind: &'static str| {
+        let begun = &begun;
+        move || if begun.load(std::sync::atomic::Ordering::Relaxed) { Ok(()) } else { Err(OperatorError::Stopped(kind)) }
+    };
+    let controllers = async {
+        let (orchestrations_done, task_hubs_done) = (finished("Orchestrations"), finished("TaskHubs"));
+        tokio::try_join!(
+            async {
+                runner::run(orchestrations, of_orchestrations).await;
+                orchestrations_done()
+            },
+            async {
+                runner::run(task_hubs, of_task_hubs).await;
+                task_hubs_done()
+            },
+        )
+    };
+    tokio::select! {
+        biased;
+        result = watch_stop => result,
+        result = controllers => {
+            tracing::info!("stopped");
+            result.map(|_| ())
+        }
+    }
+}
+
+fn object_of(hub: HubKey) -> Dependent {
+    Dependent { namespace: hub.namespace, name: hub.name }
+}
+
+/// Waits until the CRD can be used.
+async fn established(client: &Client, name: &str) {
+    const TIME_OUT: Duration = Duration::from_secs(10);
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let mut said = false;
+    loop {
+        let problem = match tokio::time::timeout(TIME_OUT, api.get_opt(name)).await {
+            Ok(Ok(Some(crd))) if kube::runtime::conditions::is_crd_established().matches_object(Some(&crd)) => return,
+            Ok(Ok(Some(_))) => "it is not established yet".to_owned(),
+            Ok(Ok(None)) => "it is not installed".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the API server does not answer".to_owned(),
+        };
+        if !std::mem::replace(&mut said, true) {
+            tracing::warn!(crd = name, problem, "waiting for a CustomResourceDefinition");
+        }
+        tokio::time::sleep(CRD_AGAIN_AFTER).await;
+    }
+}
