@@ -1,6 +1,6 @@
 //! What an episode leaves: new events, messages, and the Instances row.
 //!
-//! The plan is made without effects; [`write`] then carries it out in the
+//! The plan is made without effects; [`write()`] then carries it out in the
 //! engine's order (task-hub.md 5.6): messages, history, row. A crash on the way
 //! repeats the episode, which every receiver stands.
 

@@ -159,6 +159,7 @@ pub fn replay<'a>(
             custom_status: None,
         }))),
         name: String::new(),
+        activities: BTreeMap::new(),
         code: None,
         completion: None,
     };
@@ -177,6 +178,8 @@ pub fn replay<'a>(
 struct Replay {
     context: Context,
     name: String,
+    /// Names of the activities that the history scheduled, by task id.
+    activities: BTreeMap<i32, String>,
     code: Option<Code>,
     completion: Option<Completion>,
 }
@@ -195,6 +198,7 @@ impl Replay {
                 self.run();
             }
             EventKind::TaskScheduled { name, .. } => {
+                self.activities.insert(event.event_id, name.clone());
                 self.confirm(event.event_id, |action| matches!(action, Action::ScheduleTask { name: asked, .. } if asked == name));
             }
             EventKind::TimerCreated { .. } => {
@@ -202,7 +206,7 @@ impl Replay {
             }
             EventKind::TaskCompleted { task_scheduled_id, result } => self.resolve(*task_scheduled_id, Ok(result.clone())),
             EventKind::TaskFailed { task_scheduled_id, reason, .. } => {
-                self.resolve(*task_scheduled_id, Err(Failure(reason.clone().unwrap_or_default())));
+                self.resolve(*task_scheduled_id, Err(self.activity_failure(*task_scheduled_id, reason.as_deref().unwrap_or_default())));
             }
             EventKind::TimerFired { timer_id, .. } => self.resolve(*timer_id, Ok(None)),
             EventKind::ExecutionTerminated { input } => {
@@ -235,6 +239,13 @@ impl Replay {
             waker.wake();
         }
         self.run();
+    }
+
+    /// What the orchestrator sees of a failed activity: the extension's words around the exception's message (task-hub.md 9.2).
+    fn activity_failure(&self, id: i32, reason: &str) -> Failure {
+        let Some(name) = self.activities.get(&id) else { return Failure(reason.to_owned()) };
+        let message = reason.strip_prefix(&format!("Activity function '{name}' failed: ")).unwrap_or(reason);
+        Failure(format!("The activity function '{name}' failed: \"{message}\". See the function execution logs for additional details."))
     }
 
     fn run(&mut self) {
@@ -326,6 +337,26 @@ mod tests {
         events.push(event(EventKind::ExecutionTerminated { input: Some("enough".into()) }));
         let completion = replay("i", &events, |_| Ok(side_by_side)).completion;
         assert_eq!(completion, Some(Completion { status: OrchestrationStatus::Terminated, result: Some("enough".into()) }));
+    }
+
+    #[test]
+    fn a_failed_activity_fails_its_caller_in_the_words_of_the_extension() {
+        fn one(context: Context) -> Code {
+            Box::pin(async move { context.call_activity("ThrowNested", None).await })
+        }
+        let mut events = Vec::from(started("1"));
+        events.push(scheduled(0, "ThrowNested"));
+        events.push(event(EventKind::TaskFailed {
+            task_scheduled_id: 0,
+            reason: Some("Activity function 'ThrowNested' failed: outer: in the activity".into()),
+            details: None,
+            failure_details: None,
+        }));
+        let result = Some(
+            "Orchestrator function 'Test' failed: The activity function 'ThrowNested' failed: \"outer: in the activity\". See the function execution logs for additional details."
+                .to_owned(),
+        );
+        assert_eq!(replay("i", &events, |_| Ok(one)).completion, Some(Completion { status: OrchestrationStatus::Failed, result }));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One episode of one instance: from a batch of messages to a checkpoint
 //! (task-hub.md 7.1 steps 4 to 8).
 //!
-//! [`admit`] decides by the history what becomes of each message; the rest of
+//! `admit` decides by the history what becomes of each message; the rest of
 //! the module carries that out. Episodes of one instance never overlap in one
 //! worker, and the history's lock guards against other workers.
 

@@ -6,35 +6,59 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use durable_bed::recording::{Cell, Recording, Snapshot, difference, entity};
 
+use durable_taskhub::TaskHub;
+use durable_taskhub::names::InstanceId;
+use durable_taskhub::start::StartRequest;
+
 use crate::support::{PATIENCE, TestHub, recording};
 use crate::times::implausible;
 
 const FINAL: [&str; 2] = ["Completed", "Failed"];
 
-/// How the start message goes into the queue.
-#[derive(Clone, Copy, PartialEq)]
-enum Text {
-    /// As the 2.x engine writes it.
-    Raw,
-    /// As our client writes it.
-    Base64,
+/// Who writes the start.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Start {
+    /// The recorded row and text, as the 2.x engine's client left them.
+    Recorded,
+    /// The same with the text in Base64, as the 1.x line writes it.
+    RecordedInBase64,
+    /// Our client, given the recorded command.
+    Client,
 }
 
-/// Puts the recorded row and message into a fresh hub.
-async fn queue_recorded_start(hub: &TestHub, recording: &Recording, text: Text) {
+/// Brings a fresh hub into the recorded state `queued`.
+async fn queue_start(hub: &TestHub, recording: &Recording, start: Start) {
     let queued = recording.snapshot("queued").unwrap();
-    let recorded = &queued.rows("Instances")[0];
-    let mut row = entity(recorded).unwrap();
-    row.set("TaskHubName", hub.name.as_str());
-    hub.storage.table(&hub.name.instances_table()).insert(&row).await.unwrap();
-    for (name, queue) in &queued.queues {
-        let name = name.replace(&recording.hub.to_lowercase(), &hub.name.as_str().to_lowercase());
-        for message in &queue.messages {
-            let text = if text == Text::Raw { message.text.clone() } else { STANDARD.encode(&message.text) };
-            hub.storage.queue(&name).put(&text, Duration::ZERO).await.unwrap();
+    if start == Start::Client {
+        start_by_client(hub, recording).await;
+    } else {
+        let mut row = entity(&queued.rows("Instances")[0]).unwrap();
+        row.set("TaskHubName", hub.name.as_str());
+        hub.storage.table(&hub.name.instances_table()).insert(&row).await.unwrap();
+        for (name, queue) in &queued.queues {
+            let name = name.replace(&recording.hub.to_lowercase(), &hub.name.as_str().to_lowercase());
+            for message in &queue.messages {
+                let text = if start == Start::Recorded { message.text.clone() } else { STANDARD.encode(&message.text) };
+                hub.storage.queue(&name).put(&text, Duration::ZERO).await.unwrap();
+            }
         }
     }
     compare(hub, recording, queued, &hub.snapshot("queued").await);
+}
+
+/// The recorded command, given to our client.
+async fn start_by_client(hub: &TestHub, recording: &Recording) {
+    let command = recording.commands("start").next().unwrap();
+    let client = TaskHub::connect(hub.storage.clone(), hub.name.clone(), None).await.unwrap();
+    let request = StartRequest {
+        name: command["name"].as_str().unwrap().to_owned(),
+        instance_id: InstanceId::new(command["id"].as_str().unwrap()).unwrap(),
+        execution_id: uuid::Uuid::new_v4().simple().to_string(),
+        version: None,
+        input: command.get("input").map(ToString::to_string),
+        columns: Vec::new(),
+    };
+    client.start(request).await.unwrap();
 }
 
 /// Equal but for what `Snapshot::normalised` replaces, and for the one exception below.
@@ -56,63 +80,66 @@ fn without_known_functions(line: &str) -> String {
     format!("{before}known orchestrator functions: <list>")
 }
 
-async fn conforms(scenario: &str, id: &str, done: &str, text: Text) {
-    let recording = recording(scenario);
-    let expected = recording.snapshot(done).unwrap();
-    let hub = TestHub::new(scenario).await;
-    queue_recorded_start(&hub, &recording, text).await;
-    let worker = hub.worker();
-    hub.wait_for(id, &FINAL, PATIENCE).await;
-    worker.stop().await;
-    let actual = hub.snapshot(done).await;
-    compare(&hub, &recording, expected, &actual);
-    assert_eq!(implausible(expected), Vec::<String>::new(), "the recording itself");
-    assert_eq!(implausible(&actual), Vec::<String>::new());
+async fn conforms(scenario: &str, id: &str, done: &str) {
+    let run = |start: Start| async move {
+        let recording = recording(scenario);
+        let expected = recording.snapshot(done).unwrap();
+        let hub = TestHub::new(scenario).await;
+        queue_start(&hub, &recording, start).await;
+        let worker = hub.worker();
+        hub.wait_for(id, &FINAL, PATIENCE).await;
+        worker.stop().await;
+        let actual = hub.snapshot(done).await;
+        compare(&hub, &recording, expected, &actual);
+        assert_eq!(implausible(expected), Vec::<String>::new(), "the recording itself");
+        assert_eq!(implausible(&actual), Vec::<String>::new(), "{start:?}");
+    };
+    tokio::join!(run(Start::Recorded), run(Start::RecordedInBase64), run(Start::Client));
 }
 
 #[tokio::test]
 async fn start_hello() {
-    conforms("start_hello", "hellosequence-1", "done", Text::Base64).await;
+    conforms("start_hello", "hellosequence-1", "done").await;
 }
 
 #[tokio::test]
 async fn start_echo_array() {
-    conforms("start_echo_array", "echo-1", "done", Text::Raw).await;
+    conforms("start_echo_array", "echo-1", "done").await;
 }
 
 #[tokio::test]
 async fn start_echo_date() {
-    conforms("start_echo_date", "echo-1", "done", Text::Base64).await;
+    conforms("start_echo_date", "echo-1", "done").await;
 }
 
 #[tokio::test]
 async fn start_echo_null() {
-    conforms("start_echo_null", "echo-1", "done", Text::Raw).await;
+    conforms("start_echo_null", "echo-1", "done").await;
 }
 
 #[tokio::test]
 async fn start_echo_number() {
-    conforms("start_echo_number", "echo-1", "done", Text::Base64).await;
+    conforms("start_echo_number", "echo-1", "done").await;
 }
 
 #[tokio::test]
 async fn start_echo_object() {
-    conforms("start_echo_object", "echo-1", "done", Text::Raw).await;
+    conforms("start_echo_object", "echo-1", "done").await;
 }
 
 #[tokio::test]
 async fn start_echo_string() {
-    conforms("start_echo_string", "echo-1", "done", Text::Base64).await;
+    conforms("start_echo_string", "echo-1", "done").await;
 }
 
 #[tokio::test]
 async fn start_fail() {
-    conforms("start_fail", "fail-1", "done", Text::Raw).await;
+    conforms("start_fail", "fail-1", "done").await;
 }
 
 #[tokio::test]
 async fn start_unknown_name() {
-    conforms("start_unknown_name", "unknown-1", "after the worker", Text::Base64).await;
+    conforms("start_unknown_name", "unknown-1", "after the worker").await;
 }
 
 /// The worker sleeps away while the timer runs, and fires it after its return.
@@ -120,9 +147,7 @@ async fn start_unknown_name() {
 async fn timer() {
     let recording = recording("timer");
     let hub = TestHub::new("timer").await;
-    let command = recording.commands("start").next().unwrap();
-    let (name, input) = (command["name"].as_str().unwrap(), command["input"].to_string());
-    hub.start("timer-1", name, Some(&input)).await;
+    start_by_client(&hub, &recording).await;
 
     let worker = hub.worker();
     hub.wait_for("timer-1", &["Running"], PATIENCE).await;

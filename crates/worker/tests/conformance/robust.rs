@@ -7,7 +7,7 @@ use durable_taskhub::event::{Event, EventKind, ExecutionStarted};
 use durable_taskhub::message::Message;
 use durable_taskhub::storage::Condition;
 
-use crate::support::{PATIENCE, TestHub};
+use crate::support::{PATIENCE, TestHub, connection_string};
 
 fn event_types(snapshot: &durable_bed::recording::Snapshot, id: &str) -> Vec<String> {
     let rows = snapshot.rows("History").iter().filter(|row| row["PartitionKey"].value == id && row.contains_key("EventType"));
@@ -120,4 +120,53 @@ async fn a_partition_has_one_owner_at_a_time() {
     assert!(owned_by_second.iter().all(Option::is_some) && owned_by_second != owned_by_first);
     second.crash().await;
     assert_eq!(owners().await, owned_by_second, "a crash leaves the lease until it runs out");
+}
+
+/// Wrong arguments end at once, with a text that says what to change and that holds no secret.
+#[tokio::test]
+async fn a_worker_that_cannot_serve_says_why() {
+    let refused = async |storage: &str, arguments: &[&str]| {
+        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_durable-worker"))
+            .args(["--connection-string-env", "TEST_STORAGE"])
+            .args(arguments)
+            .env("TEST_STORAGE", storage)
+            .output();
+        let output = tokio::time::timeout(PATIENCE, output).await.unwrap().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let storage = connection_string();
+    let missing = refused(&storage, &["--task-hub-name", "NoSuchHub"]).await;
+    assert!(missing.contains("task hub NoSuchHub has 0 partitions") && missing.contains("--create-hub"), "{missing}");
+    let name = refused(&storage, &["--task-hub-name", "no-such-hub"]).await;
+    assert!(name.contains("--task-hub-name"), "{name}");
+    let count = refused(&storage, &["--task-hub-name", "NoSuchHub", "--create-hub", "--partition-count", "17"]).await;
+    assert!(count.contains("1 to 16"), "{count}");
+    let broken = refused("AccountName=x;AccountKey=c2VjcmV0", &["--task-hub-name", "NoSuchHub"]).await;
+    assert!(broken.contains("TEST_STORAGE: ") && !broken.contains("c2VjcmV0"), "{broken}");
+}
+
+/// Many instances in all partitions: each gets its own history and its own result, and nothing is left over.
+#[tokio::test]
+async fn many_runs_side_by_side_stay_apart() {
+    let hub = TestHub::new("many").await;
+    let ids: Vec<String> = (0..60).map(|n| format!("run {n}/é")).collect();
+    let start = async |n: usize, id: &str| {
+        if n.is_multiple_of(2) { hub.start(id, "HelloSequence", None).await } else { hub.start(id, "Echo", Some(&n.to_string())).await }
+    };
+    futures::future::join_all(ids.iter().enumerate().map(|(n, id)| start(n, id))).await;
+    let worker = hub.worker();
+    for (n, id) in ids.iter().enumerate() {
+        let row = hub.wait_for(id, &["Completed"], PATIENCE).await;
+        let number = n.to_string();
+        let expected = if n % 2 == 0 { r#"["Hello Tokyo!","Hello Seattle!","Hello London!"]"# } else { &number };
+        assert_eq!(row.text("Output"), Some(expected));
+    }
+    hub.wait_until_empty().await;
+    worker.stop().await;
+    let snapshot = hub.snapshot("done").await;
+    for (n, id) in ids.iter().enumerate() {
+        let key = durable_taskhub::names::escape_key(id);
+        assert_eq!(event_types(&snapshot, &key).len(), if n % 2 == 0 { 16 } else { 4 }, "{id}");
+    }
 }

@@ -135,6 +135,7 @@ impl WorkerProcess {
     }
 }
 
-fn connection_string() -> String {
-    std::env::var("WORKER_TEST_STORAGE").unwrap()
+/// Where the emulator listens.
+pub fn connection_string() -> String {
+    std::env::var("STORAGE_TEST_CONNECTION").expect("STORAGE_TEST_CONNECTION")
 }
