@@ -19,7 +19,7 @@ use super::error::{Failure, StorageError, StorageErrorKind};
 use super::pipeline::{Call, Caller, RESPONSE_LIMIT};
 use super::queue::is_container_name;
 
-/// Old enough for Azure Stack and sovereign clouds; nothing newer is used. The crate's own default is months old.
+/// Has all that is used here. The crate's own default is months old, which the emulator refuses and older stamps may.
 const VERSION: &str = "2019-07-07";
 const CONTENT_RANGE: HeaderName = HeaderName::from_static("content-range");
 /// Larger blobs are read in parts of this size, each within its own attempt.

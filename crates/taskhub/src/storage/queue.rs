@@ -21,7 +21,7 @@ use super::error::{Failure, StorageError};
 use super::pipeline::{Call, Caller};
 use crate::Time;
 
-/// Old enough for Azure Stack and sovereign clouds; nothing newer is used. The crate's own default is months old.
+/// Has all that is used here. The crate's own default is months old, which the emulator refuses and older stamps may.
 const VERSION: &str = "2019-07-07";
 const POP_RECEIPT: HeaderName = HeaderName::from_static("x-ms-popreceipt");
 /// The service hides a message no longer.

@@ -25,7 +25,7 @@ use super::error::{Failure, StorageError};
 use super::pipeline::{Call, Caller};
 use crate::Time;
 
-/// The newest version that all Azure clouds and Azure Stack have; nothing newer is used.
+/// Has all that is used here, and is old enough for sovereign clouds and older stamps.
 const VERSION: &str = "2019-02-02";
 const DATE: HeaderName = HeaderName::from_static("date");
 const NEXT_PARTITION: HeaderName = HeaderName::from_static("x-ms-continuation-nextpartitionkey");

@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use durable_taskhub::storage::{Account, ObservedRequest, Options, RequestObserver, Storage};
 
-/// Where the emulator listens.
+/// Where the emulator listens. The one place that knows how it was started.
 pub fn connection_string() -> String {
-    std::env::var("STORAGE_TEST_CONNECTION").expect("STORAGE_TEST_CONNECTION")
+    std::env::var("STORAGE_TEST_CONNECTION").expect("STORAGE_TEST_CONNECTION must hold the connection string of a running Azurite")
 }
 
 pub fn account() -> Account {

@@ -4,7 +4,7 @@
 //! annotation would be stored as a string, and filters would miss it without a word. Knows no
 //! columns of any table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -141,22 +141,28 @@ impl Entity {
     pub(super) fn from_json(json: Json) -> Option<Entity> {
         let Json::Object(body) = json else { return None };
         let mut entity = Entity::new("", "");
-        for (name, json) in &body {
-            if name.ends_with(ANNOTATION) {
-                continue;
+        let mut annotations = HashMap::new();
+        let mut columns = Vec::with_capacity(body.len());
+        for (name, json) in body {
+            match (name.strip_suffix(ANNOTATION), json) {
+                (Some(column), Json::String(annotation)) => drop(annotations.insert(column.to_owned(), annotation)),
+                (Some(_), _) => {}
+                (None, json) => columns.push((name, json)),
             }
-            let annotation = body.get(&format!("{name}{ANNOTATION}")).and_then(Json::as_str);
+        }
+        for (name, json) in columns {
             match (name.as_str(), json) {
-                ("PartitionKey", Json::String(key)) => entity.partition_key.clone_from(key),
-                ("RowKey", Json::String(key)) => entity.row_key.clone_from(key),
-                ("Timestamp", Json::String(text)) => entity.timestamp = Time::parse(text).ok(),
-                ("odata.etag", Json::String(etag)) => entity.etag = Some(ETag(etag.clone())),
-                (name, json) if !name.starts_with("odata.") => {
+                ("PartitionKey", Json::String(key)) => entity.partition_key = key,
+                ("RowKey", Json::String(key)) => entity.row_key = key,
+                ("Timestamp", Json::String(text)) => entity.timestamp = Time::parse(&text).ok(),
+                ("odata.etag", Json::String(etag)) => entity.etag = Some(ETag(etag)),
+                (service, _) if service.starts_with("odata.") => {}
+                (_, json) => {
+                    let annotation = annotations.get(&name).map(String::as_str);
                     if let Some(value) = Value::from_json(json, annotation) {
-                        entity.columns.insert(name.to_owned(), value);
+                        entity.columns.insert(name, value);
                     }
                 }
-                _ => {}
             }
         }
         Some(entity)
@@ -181,25 +187,32 @@ impl Value {
     }
 
     /// `None` for null. What its annotation does not fit is kept as text, so that one odd column does not hide the row.
-    fn from_json(json: &Json, annotation: Option<&str>) -> Option<Value> {
-        let typed = match (annotation, json) {
-            (_, Json::Null) => return None,
-            (Some("Edm.Int64"), Json::String(text)) => text.parse().ok().map(Value::Int64),
-            (Some("Edm.DateTime"), Json::String(text)) => Time::parse(text).ok().map(Value::DateTime),
-            (Some("Edm.Double"), json) => double_from_json(json).map(Value::Double),
-            (Some("Edm.Guid"), Json::String(text)) => Some(Value::Guid(text.clone())),
-            (Some("Edm.Binary"), Json::String(text)) => STANDARD.decode(text).ok().map(Value::Binary),
-            (_, Json::Bool(value)) => Some(Value::Boolean(*value)),
-            (_, Json::Number(number)) => match number.as_i64() {
-                Some(whole) => Some(i32::try_from(whole).map_or(Value::Int64(whole), Value::Int32)),
-                None => number.as_f64().map(Value::Double),
+    fn from_json(json: Json, annotation: Option<&str>) -> Option<Value> {
+        Some(match json {
+            Json::Null => return None,
+            Json::Bool(value) => Value::Boolean(value),
+            Json::String(text) => Value::from_text(&text, annotation).unwrap_or(Value::String(text)),
+            Json::Number(number) => match (number.as_i64(), number.as_f64()) {
+                (Some(whole), _) if annotation != Some("Edm.Double") => i32::try_from(whole).map_or(Value::Int64(whole), Value::Int32),
+                (_, Some(number)) => Value::Double(number),
+                (_, None) => Value::String(number.to_string()),
             },
-            _ => None,
-        };
-        Some(typed.unwrap_or_else(|| match json {
-            Json::String(text) => Value::String(text.clone()),
             other => Value::String(other.to_string()),
-        }))
+        })
+    }
+
+    /// `None` if the text is not of the annotated type, or the annotation is none that we know.
+    fn from_text(text: &str, annotation: Option<&str>) -> Option<Value> {
+        match annotation? {
+            "Edm.Int64" => text.parse().ok().map(Value::Int64),
+            "Edm.DateTime" => Time::parse(text).ok().map(Value::DateTime),
+            "Edm.Guid" => Some(Value::Guid(text.to_owned())),
+            "Edm.Binary" => STANDARD.decode(text).ok().map(Value::Binary),
+            "Edm.Double" if text == "NaN" => Some(Value::Double(f64::NAN)),
+            "Edm.Double" if text == "Infinity" => Some(Value::Double(f64::INFINITY)),
+            "Edm.Double" if text == "-Infinity" => Some(Value::Double(f64::NEG_INFINITY)),
+            _ => None,
+        }
     }
 }
 
@@ -210,15 +223,6 @@ fn double_to_json(number: f64) -> Json {
         Json::from(if number > 0.0 { "Infinity" } else { "-Infinity" })
     } else {
         Json::from(number)
-    }
-}
-
-fn double_from_json(json: &Json) -> Option<f64> {
-    match json {
-        Json::String(text) if text == "NaN" => Some(f64::NAN),
-        Json::String(text) if text == "Infinity" => Some(f64::INFINITY),
-        Json::String(text) if text == "-Infinity" => Some(f64::NEG_INFINITY),
-        json => json.as_f64(),
     }
 }
 
