@@ -69,7 +69,8 @@ fn cache_folder() -> Result<PathBuf, BedError> {
     let base = match std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()) {
         Some(folder) => PathBuf::from(folder),
         None => {
-            let home = std::env::var_os("HOME").ok_or_else(|| BedError::new("neither XDG_CACHE_HOME nor HOME is set: there is no place for a cache"))?;
+            let home = std::env::var_os("HOME")
+                .ok_or_else(|| BedError::new("neither XDG_CACHE_HOME nor HOME is set: there is no place for a cache"))?;
             PathBuf::from(home).join(".cache")
         }
     };
@@ -118,7 +119,9 @@ impl Kubernetes {
         let mut flags = "-s -w".to_owned();
         for package in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
             let version = &self.version;
-            flags += &format!(" -X {package}.gitVersion={version} -X {package}.gitMajor=1 -X {package}.gitMinor={minor} -X {package}.gitTreeState=clean");
+            flags += &format!(
+                " -X {package}.gitVersion={version} -X {package}.gitMajor=1 -X {package}.gitMinor={minor} -X {package}.gitTreeState=clean"
+            );
         }
         flags
     }
@@ -150,7 +153,10 @@ fn read(folder: &Path, file: &str) -> Result<String, BedError> {
 
 /// FNV-1a over the texts: names a version of what is built, protects from nobody.
 fn digest(texts: &[&str]) -> String {
-    let hash = texts.iter().flat_map(|text| text.bytes()).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let hash = texts
+        .iter()
+        .flat_map(|text| text.bytes())
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     format!("{:08x}", hash >> 32)
 }
 

@@ -2,9 +2,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::assets::Assets;
+use crate::assets::{self, Assets};
 use crate::guard::Process;
 use crate::proxy::{StorageAddresses, StorageProxy};
 use crate::{BedError, folder};
@@ -41,6 +42,16 @@ impl Azurite {
             }
         }
         Err(last)
+    }
+
+    /// The emulator that the tests of this process share.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn of_process() -> Result<&'static Azurite, BedError> {
+        static SHARED: OnceLock<Result<Azurite, String>> = OnceLock::new();
+        let start = || assets::ensure().and_then(|assets| Azurite::start(&assets)).map_err(|error| error.to_string());
+        SHARED.get_or_init(start).as_ref().map_err(|error| BedError::new(error.clone()))
     }
 
     /// Starts it again on the same ports and with the same data, after [`Azurite::interrupt`].

@@ -44,7 +44,10 @@ fn once(built: &OnceLock<Result<PathBuf, String>>, build: impl FnOnce() -> Resul
 fn build(name: &str, arguments: &[&str], target: Option<&Path>) -> Result<PathBuf, BedError> {
     let what = format!("building {name}");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(workspace_root()).args(["build", "--quiet", "--bin", name, "--message-format=json-render-diagnostics"]).args(arguments);
+    command
+        .current_dir(workspace_root())
+        .args(["build", "--quiet", "--bin", name, "--message-format=json-render-diagnostics"])
+        .args(arguments);
     if let Some(target) = target {
         // Only the finished program goes elsewhere; what it is made from stays in the shared folder.
         let shared = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace_root().join("target"), PathBuf::from);

@@ -133,7 +133,8 @@ impl ControlPlane {
             let deadline = std::time::Instant::now() + Duration::from_secs(90);
             loop {
                 let request = hyper::Request::get("/readyz").body(Vec::new()).map_err(|error| BedError::new(error.to_string()))?;
-                if matches!(tokio::time::timeout(Duration::from_secs(2), client.request_text(request)).await, Ok(Ok(text)) if text == "ok") {
+                if matches!(tokio::time::timeout(Duration::from_secs(2), client.request_text(request)).await, Ok(Ok(text)) if text == "ok")
+                {
                     return Ok(());
                 }
                 if process.ended().is_some() || std::time::Instant::now() > deadline {
@@ -242,7 +243,8 @@ impl ControlPlane {
     fn kubeconfig_of(&self, identity: &Identity) -> String {
         use base64::Engine as _;
         let encoded = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-        let cluster = json!({"server": format!("https://{}", self.address), "certificate-authority-data": encoded(&self.authority.certificate)});
+        let cluster =
+            json!({"server": format!("https://{}", self.address), "certificate-authority-data": encoded(&self.authority.certificate)});
         let user = json!({"client-certificate-data": encoded(&identity.certificate), "client-key-data": encoded(&identity.key)});
         // JSON is YAML.
         json!({

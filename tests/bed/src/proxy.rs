@@ -213,11 +213,10 @@ async fn pass(
         Fault::Answer(status, code) => {
             recorded.status = Some(*status);
             keep(recorded);
-            let answer = Response::builder()
-                .status(*status)
-                .header("x-ms-error-code", *code)
-                .header("content-type", "application/xml")
-                .body(Full::from(format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>made by a test</Message></Error>")));
+            let answer =
+                Response::builder().status(*status).header("x-ms-error-code", *code).header("content-type", "application/xml").body(
+                    Full::from(format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>made by a test</Message></Error>")),
+                );
             return during("answer", answer);
         }
     }

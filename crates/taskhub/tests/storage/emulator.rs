@@ -6,7 +6,7 @@ use durable_taskhub::storage::{Account, ObservedRequest, Options, RequestObserve
 
 /// Where the emulator listens. The one place that knows how it was started.
 pub fn connection_string() -> String {
-    std::env::var("STORAGE_TEST_CONNECTION").expect("STORAGE_TEST_CONNECTION must hold the connection string of a running Azurite")
+    durable_bed::azurite::Azurite::of_process().unwrap().connection_string()
 }
 
 pub fn account() -> Account {

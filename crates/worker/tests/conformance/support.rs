@@ -137,5 +137,5 @@ impl WorkerProcess {
 
 /// Where the emulator listens.
 pub fn connection_string() -> String {
-    std::env::var("STORAGE_TEST_CONNECTION").expect("STORAGE_TEST_CONNECTION")
+    durable_bed::azurite::Azurite::of_process().unwrap().connection_string()
 }
