@@ -58,14 +58,12 @@ async fn the_proxy_records_what_passes_and_breaks_what_it_shall() {
     queue.put("text", Duration::ZERO).await.unwrap();
     let requests = proxy.requests();
     let seen: Vec<_> = requests.iter().map(|request| (request.method.as_str(), request.path.as_str(), request.status)).collect();
-    assert_eq!(
-        seen,
-        [("PUT", "/devstoreaccount1/proxied", Some(201)), ("POST", "/devstoreaccount1/proxied/messages", Some(201))]
-    );
+    assert_eq!(seen, [("PUT", "/devstoreaccount1/proxied", Some(201)), ("POST", "/devstoreaccount1/proxied/messages", Some(201))]);
     assert!(requests[1].query.contains("messagettl=-1") && requests[1].is_write());
 
     proxy.clear();
-    let mut faults = [Fault::Answer(503, "ServerBusy"), Fault::CutBefore, Fault::CutAfter, Fault::Delay(Duration::from_millis(100))].into_iter();
+    let mut faults =
+        [Fault::Answer(503, "ServerBusy"), Fault::CutBefore, Fault::CutAfter, Fault::Delay(Duration::from_millis(100))].into_iter();
     proxy.rule(move |_| faults.next().unwrap_or(Fault::Pass));
     assert!(queue.put("answered", Duration::ZERO).await.unwrap_err().is_throttled());
     queue.put("cut before", Duration::ZERO).await.unwrap_err();
