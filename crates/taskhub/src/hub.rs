@@ -141,6 +141,15 @@ impl TaskHub {
         self.inner.storage.queue(&self.inner.name.control_queue(partition))
     }
 
+    /// The URL of a blob of large messages as it stands in columns: each segment percent-encoded (task-hub.md 4.5).
+    pub(crate) fn large_message_url(&self, blob_name: &str) -> String {
+        let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~/".contains(&byte);
+        let encoded = |byte: u8| if unreserved(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+        let path: String = blob_name.bytes().map(encoded).collect();
+        let endpoint = self.inner.storage.account().endpoint(crate::storage::Service::Blob);
+        format!("{endpoint}/{}/{path}", self.inner.name.large_messages_container())
+    }
+
     pub(crate) fn large_messages(&self) -> Container {
         self.inner.storage.container(&self.inner.name.large_messages_container())
     }

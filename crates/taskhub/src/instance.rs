@@ -94,6 +94,10 @@ pub struct Instance {
     pub created_time: Option<Time>,
     /// End of the last episode.
     pub last_updated_time: Option<Time>,
+    /// When a scheduled start is due.
+    pub scheduled_start_time: Option<Time>,
+    /// The engine's tags, in their order.
+    pub tags: Vec<(String, String)>,
     /// When a run of this ID ended; an instance that was rewound keeps it.
     pub completed_time: Option<Time>,
     /// Version of the row, for conditional writes.
@@ -126,11 +130,13 @@ impl Instance {
         let output = Payload::of_column(text("Output"), None, container);
         // The engine writes the column at each checkpoint, as the text `null` when nothing was said: that it exists proves a start.
         let custom_status = text("CustomStatus");
+        let tags = text("Tags").map(|tags| tags_of(&tags)).unwrap_or_default();
         let mut time = |name: &str| match other_columns.remove(name) {
             Some(Value::DateTime(time)) => Some(time),
             _ => None,
         };
         let (created_time, last_updated_time, completed_time) = (time("CreatedTime"), time("LastUpdatedTime"), time("CompletedTime"));
+        let scheduled_start_time = time("ScheduledStartTime");
         let generation = match other_columns.remove("Generation") {
             Some(Value::Int32(generation)) => generation,
             _ => 0,
@@ -149,6 +155,8 @@ impl Instance {
             created_time,
             last_updated_time,
             completed_time,
+            scheduled_start_time,
+            tags,
             etag,
             other_columns,
         }
@@ -160,6 +168,16 @@ impl Instance {
             Some(Value::String(text)) => Some(text),
             _ => None,
         }
+    }
+}
+
+/// The column's JSON object, whose members keep their order; the text `null` is no tags.
+fn tags_of(text: &str) -> Vec<(String, String)> {
+    match serde_json::from_str(text) {
+        Ok(serde_json::Value::Object(members)) => {
+            members.into_iter().filter_map(|(name, value)| Some((name, value.as_str()?.to_owned()))).collect()
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Client for the task hubs of Durable Functions on Azure Storage.
 
+pub mod control;
 pub mod event;
 mod hub;
 mod instance;
@@ -8,8 +9,11 @@ pub mod names;
 pub mod partition;
 pub mod payload;
 mod query;
+mod raise_event;
 pub mod start;
 pub mod storage;
+mod suspend;
+pub mod terminate;
 mod time;
 
 pub use hub::{ConnectError, Partition, TaskHub};

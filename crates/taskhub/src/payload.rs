@@ -10,6 +10,9 @@ use flate2::read::GzDecoder;
 
 use crate::storage::{Container, StorageError};
 
+/// What the names of blobs end with that hold a whole start message (task-hub.md 4.5).
+const START_MESSAGE_SUFFIX: &str = "ExecutionStarted.json.gz";
+
 /// The input or output of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payload {
@@ -77,6 +80,11 @@ impl Payload {
 }
 
 impl BlobReference {
+    /// The blob's name, if the blob holds a whole start message and not the value alone.
+    pub(crate) fn start_message(&self) -> Option<&str> {
+        self.name.ends_with(START_MESSAGE_SUFFIX).then_some(&self.name)
+    }
+
     /// Downloads and decompresses the text, at most `limit` bytes of it.
     pub(crate) async fn fetch(&self, container: &Container, limit: u64) -> Result<String, PayloadError> {
         // A `\` of an ID is stored as `/` in the names of message blobs (task-hub.md 1.8).
@@ -84,7 +92,7 @@ impl BlobReference {
         for name in candidates.into_iter().flatten() {
             if let Some(bytes) = container.get(&name, limit).await? {
                 let text = gunzip(&bytes, limit)?;
-                return if name.ends_with("ExecutionStarted.json.gz") { input_of_start(&text) } else { Ok(text) };
+                return if name.ends_with(START_MESSAGE_SUFFIX) { input_of_start(&text) } else { Ok(text) };
             }
         }
         Err(PayloadError::Missing)

@@ -4,24 +4,35 @@
 //! and nothing is overwritten. .NET sends the message first, which loses control
 //! messages for 2 s (engine-experiments.md 5.5, 5.6) and reports success for
 //! lost races (4.7). Invariant, kept by the types: no message is sent before its
-//! row was written, and message and row have the same execution ID, creation
-//! time and generation.
+//! row was written, no row before the blobs that it refers to; message and row
+//! have the same execution ID, creation time and generation.
 //!
 //! A crash between the two writes leaves a `Pending` row without a message.
 //! [`StartWritten::again`] sends it, with what the row says; that is harmless if
 //! it was sent before (4.4, 4.5).
 
-use crate::event::{ExecutionStarted, OrchestrationInstance};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::control::{LargeMessage, gzip, upload, wrapper};
+use crate::event::ExecutionStarted;
 use crate::hub::TaskHub;
 use crate::instance::Instance;
-use crate::message::{MAX_INLINE_BYTES, Message, TooLargeForQueue};
+use crate::message::Message;
 use crate::names::{InstanceId, escape_key};
-use crate::payload::Payload;
-use crate::storage::{Entity, StorageError};
+use crate::payload::{Payload, PayloadError};
+use crate::storage::{Condition, Entity, StorageError};
 use crate::time::Time;
 
-/// More than this many UTF-16 bytes do not fit into a column (task-hub.md 4.5).
-const MAX_COLUMN_UTF16_BYTES: usize = 60 * 1024;
+/// More than this many UTF-16 code units do not fit into a column (task-hub.md 4.5).
+const MAX_COLUMN_CHARACTERS: usize = 30 * 1024;
+
+/// The queue service hides a message for at most seven days (task-hub.md 3.2).
+const MAX_DELAY: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Inputs beyond this are refused: no engine could replay them in reasonable time.
+const MAX_INPUT_BYTES: usize = 32 * 1024 * 1024;
 
 /// What shall be started.
 #[derive(Debug, Clone)]
@@ -34,10 +45,46 @@ pub struct StartRequest {
     pub execution_id: String,
     /// Version of the orchestrator.
     pub version: Option<String>,
-    /// Input as JSON text, which arrives as it is given here. None is no input.
+    /// Input as JSON text, which arrives as it is given here. None is no input. At most 32 MiB; what does not fit into a
+    /// message or a column goes through the hub's blobs.
     pub input: Option<String>,
+    /// Tags of the engine, in their order.
+    pub tags: Vec<(String, String)>,
+    /// When the run shall begin, at most seven days ahead. It cannot be canceled by a terminate (engine-experiments.md 5.1),
+    /// only by a purge (4.13).
+    pub scheduled_start_time: Option<Time>,
+    /// What if the ID was used before.
+    pub overwrite: Overwrite,
     /// Columns of the caller's own, which the engine keeps (task-hub.md 4.2).
     pub columns: Vec<(String, String)>,
+}
+
+/// What if an ID was used before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overwrite {
+    /// The start is refused.
+    #[default]
+    Never,
+    /// A run that is over is replaced, with the next generation. One that is not over is never replaced: .NET can do that, and
+    /// the old run is just gone (engine-experiments.md 4.9).
+    Finished,
+}
+
+impl StartRequest {
+    /// A start of `name` with a random instance ID, without input.
+    pub fn new(name: impl Into<String>) -> StartRequest {
+        StartRequest {
+            name: name.into(),
+            instance_id: InstanceId::random(),
+            execution_id: Uuid::new_v4().simple().to_string(),
+            version: None,
+            input: None,
+            tags: Vec::new(),
+            scheduled_start_time: None,
+            overwrite: Overwrite::Never,
+            columns: Vec::new(),
+        }
+    }
 }
 
 /// Why an instance could not be started.
@@ -46,45 +93,41 @@ pub enum StartError {
     /// The ID is taken. Nothing was written.
     #[error("an instance of this ID is in the hub already")]
     AlreadyExists,
-    /// The input fits neither a message nor a column.
-    #[error("{0}")]
-    TooLarge(#[from] TooLarge),
+    /// The input is too large even for a blob.
+    #[error("the input has {bytes} bytes; at most {MAX_INPUT_BYTES} are accepted")]
+    TooLarge {
+        /// The input's size.
+        bytes: usize,
+    },
     /// The input is no JSON.
     #[error("the input is not JSON: {0}")]
     InvalidInput(serde_json::Error),
+    /// The start lies further ahead than the queue service can hide a message.
+    #[error("a start can be scheduled at most seven days ahead")]
+    TooFarAhead,
     /// The storage account did not answer as needed. The row may have been written.
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
 
-/// The input is larger than what goes inline; large inputs are not yet supported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TooLarge {
-    /// The input as a column.
-    #[error("the input has {characters} UTF-16 characters; at most {} fit", MAX_COLUMN_UTF16_BYTES / 2)]
-    Column {
-        /// The input's size.
-        characters: usize,
-    },
-    /// The message around the input.
-    #[error("the start message with the input has {bytes} bytes; at most {MAX_INLINE_BYTES} fit")]
-    Message {
-        /// The message's size.
-        bytes: usize,
-    },
-}
-
-impl From<TooLargeForQueue> for StartError {
-    fn from(TooLargeForQueue { bytes }: TooLargeForQueue) -> StartError {
-        StartError::TooLarge(TooLarge::Message { bytes })
-    }
-}
-
 /// A start that was checked, and not yet written.
 #[derive(Debug, Clone)]
 pub struct PreparedStart {
+    request: StartRequest,
+    created: Time,
+}
+
+/// Row, message and blobs of a start in one generation.
+struct Parts {
     row: Entity,
-    written: StartWritten,
+    message: Text,
+    blobs: Vec<(String, Vec<u8>)>,
+}
+
+#[derive(Debug, Clone)]
+enum Text {
+    Inline(String),
+    Large(LargeMessage),
 }
 
 /// A start whose row is in the hub: its message may be sent.
@@ -92,97 +135,192 @@ pub struct PreparedStart {
 pub struct StartWritten {
     instance_id: String,
     text: String,
+    scheduled_start_time: Option<Time>,
 }
 
 /// A row that nobody can start from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum NotStartable {
     /// A worker took it up already.
     #[error("the instance has started")]
     HasStarted,
     /// It lacks what the message needs.
-    #[error("the instance's row has no execution ID, no creation time or no inline input")]
+    #[error("the instance's row has no execution ID or no creation time")]
     Incomplete,
+    /// Its large input cannot be had.
+    #[error(transparent)]
+    Input(#[from] PayloadError),
 }
 
 impl PreparedStart {
-    /// Checks the request and builds row and message from it. No request.
+    /// Checks the request. No request to the hub.
     ///
     /// # Errors
-    /// [`StartError::InvalidInput`] and [`StartError::TooLarge`].
-    pub fn new(hub: &TaskHub, request: StartRequest) -> Result<PreparedStart, StartError> {
-        let created = Time::now();
+    /// [`StartError::InvalidInput`], [`StartError::TooLarge`], [`StartError::TooFarAhead`].
+    pub fn new(request: StartRequest) -> Result<PreparedStart, StartError> {
         if let Some(input) = &request.input {
+            if input.len() > MAX_INPUT_BYTES {
+                return Err(StartError::TooLarge { bytes: input.len() });
+            }
             serde_json::from_str::<serde::de::IgnoredAny>(input).map_err(StartError::InvalidInput)?;
-            let characters = input.encode_utf16().count();
-            if characters * 2 > MAX_COLUMN_UTF16_BYTES {
-                return Err(TooLarge::Column { characters }.into());
-            }
         }
-        let started = ExecutionStarted {
-            name: request.name.clone(),
-            version: request.version.clone(),
-            input: request.input.clone(),
-            ..top_level(request.instance_id.as_str(), &request.execution_id, 0)
-        };
-        let text = Message::start(started, created, hub.next_start_number()).encode()?;
-        let mut row = Entity::new(escape_key(request.instance_id.as_str()), "")
-            .with("Name", request.name)
-            .with("CreatedTime", created)
-            .with("LastUpdatedTime", Time::now())
-            .with("RuntimeStatus", "Pending")
-            .with("TaskHubName", hub.name().as_str())
-            .with("ExecutionId", request.execution_id)
-            .with("Generation", 0)
-            .with("Tags", "null");
-        for (name, value) in [("Version", request.version), ("Input", request.input)] {
-            if let Some(value) = value {
-                row.set(name, value);
-            }
+        let created = Time::now();
+        if request.scheduled_start_time.is_some_and(|scheduled| scheduled.since(created) > MAX_DELAY) {
+            return Err(StartError::TooFarAhead);
         }
-        for (name, value) in request.columns {
-            row.set(&name, value);
-        }
-        Ok(PreparedStart { row, written: StartWritten { instance_id: request.instance_id.as_str().to_owned(), text } })
+        Ok(PreparedStart { request, created })
     }
 
-    /// Inserts the row. One request.
+    /// True if the input goes through blobs of the hub, since it fits neither a message nor a column.
+    pub fn needs_blobs(&self, hub: &TaskHub) -> bool {
+        let parts = self.parts(hub, 0);
+        matches!(parts.message, Text::Large(_)) || !parts.blobs.is_empty()
+    }
+
+    /// Writes the row. One request; one more for each blob of a large input, and two more to replace a finished run.
     ///
     /// # Errors
     /// [`StartError::AlreadyExists`] if the ID is taken, also by an earlier attempt of the same start whose answer was lost:
     /// compare the row's execution ID.
     pub async fn write(self, hub: &TaskHub) -> Result<StartWritten, StartError> {
-        match hub.instances().insert(&self.row).await {
-            Ok(_) => Ok(self.written),
-            Err(error) if error.is_already_exists() => Err(StartError::AlreadyExists),
+        let parts = self.parts(hub, 0);
+        parts.upload(hub).await?;
+        match hub.instances().insert(&parts.row).await {
+            Ok(_) => Ok(self.written(&parts)),
+            Err(error) if !error.is_already_exists() => Err(error.into()),
+            Err(_) if self.request.overwrite == Overwrite::Never => Err(StartError::AlreadyExists),
+            Err(_) => self.replace(hub).await,
+        }
+    }
+
+    /// Replaces a run that is over, if it still is as it was read.
+    async fn replace(self, hub: &TaskHub) -> Result<StartWritten, StartError> {
+        let id = self.request.instance_id.as_str();
+        let Some(before) = hub.get_without_input(id, &[]).await? else { return Err(StartError::AlreadyExists) };
+        let Some(etag) = before.etag.filter(|_| before.runtime_status.is_terminal()) else { return Err(StartError::AlreadyExists) };
+        let parts = self.parts(hub, before.generation.saturating_add(1));
+        parts.upload(hub).await?;
+        match hub.instances().replace(&parts.row, Condition::Match(etag)).await {
+            Ok(_) => Ok(self.written(&parts)),
+            // Another client was faster, or purged it: nothing of ours was sent.
+            Err(error) if error.is_precondition_failed() || error.is_not_found() => Err(StartError::AlreadyExists),
             Err(error) => Err(error.into()),
         }
     }
+
+    fn written(&self, parts: &Parts) -> StartWritten {
+        let text = match &parts.message {
+            Text::Inline(text) => text.clone(),
+            Text::Large(large) => large.wrapper(),
+        };
+        StartWritten { instance_id: self.request.instance_id.as_str().to_owned(), text, scheduled_start_time: self.request.scheduled_start_time }
+    }
+
+    fn parts(&self, hub: &TaskHub, generation: i32) -> Parts {
+        let StartRequest { name, instance_id, execution_id, version, input, tags, scheduled_start_time, overwrite: _, columns } = &self.request;
+        let started = ExecutionStarted {
+            version: version.clone(),
+            tags: Some(tags.clone()).filter(|tags| !tags.is_empty()),
+            scheduled_start_time: *scheduled_start_time,
+            generation: Some(generation),
+            ..ExecutionStarted::new(instance_id.as_str(), execution_id, name, input.clone())
+        };
+        let message = Message::start(started, self.created, hub.next_start_number());
+        let message = message.encode().map_or_else(|_| Text::Large(LargeMessage::new(&message)), Text::Inline);
+
+        let mut blobs = Vec::new();
+        let mut row = Entity::new(escape_key(instance_id.as_str()), "")
+            .with("Name", name.as_str())
+            .with("CreatedTime", self.created)
+            .with("LastUpdatedTime", Time::now())
+            .with("RuntimeStatus", "Pending")
+            .with("TaskHubName", hub.name().as_str())
+            .with("ExecutionId", execution_id.as_str())
+            .with("Generation", generation);
+        if let Some(version) = version {
+            row.set("Version", version.as_str());
+        }
+        if let Some(time) = scheduled_start_time {
+            row.set("ScheduledStartTime", *time);
+        }
+        match (&message, input) {
+            // The row refers to the message's blob, which holds the input (task-hub.md 4.5).
+            (Text::Large(large), Some(_)) => row.set("Input", hub.large_message_url(&large.blob_name)),
+            (_, Some(input)) => set_column(&mut row, "Input", input, &mut blobs),
+            (_, None) => {}
+        }
+        let tags = if tags.is_empty() { "null".to_owned() } else { tags_text(tags) };
+        set_column(&mut row, "Tags", &tags, &mut blobs);
+        for (name, value) in columns {
+            row.set(name, value.as_str());
+        }
+        Parts { row, message, blobs }
+    }
+}
+
+impl Parts {
+    async fn upload(&self, hub: &TaskHub) -> Result<(), StorageError> {
+        if let Text::Large(large) = &self.message {
+            large.upload(hub).await?;
+        }
+        for (name, content) in &self.blobs {
+            upload(hub, name, content.clone()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The text itself, or an empty column and a companion that names a blob, as the engine's client writes it (task-hub.md 4.5).
+fn set_column(row: &mut Entity, column: &str, text: &str, blobs: &mut Vec<(String, Vec<u8>)>) {
+    if text.encode_utf16().count() <= MAX_COLUMN_CHARACTERS {
+        row.set(column, text);
+        return;
+    }
+    let random = Uuid::new_v4().as_fields().0;
+    let name = format!("{}/history--{column}-{random:08X}-{column}.json.gz", row.partition_key);
+    row.set(column, "");
+    row.set(&format!("{column}BlobName"), name.as_str());
+    blobs.push((name, gzip(text.as_bytes())));
+}
+
+/// A JSON object of the tags, in their order.
+fn tags_text(tags: &[(String, String)]) -> String {
+    let text = |text: &str| crate::event::newtonsoft(&serde_json::Value::from(text));
+    let pairs: Vec<String> = tags.iter().map(|(name, value)| format!("{}:{}", text(name), text(value))).collect();
+    format!("{{{}}}", pairs.join(","))
 }
 
 impl StartWritten {
-    /// The start message of a row that was written earlier, made from what the row says. No request.
+    /// The start message of a row that was written earlier, made from what the row says. No request, one for a large input.
+    ///
+    /// Tags are not in it: the engine has them in the row's message only.
     ///
     /// # Errors
     /// [`NotStartable`] if the row shows that the start was consumed, or cannot say what it was.
-    pub fn again(hub: &TaskHub, instance: &Instance) -> Result<StartWritten, NotStartable> {
+    pub async fn again(hub: &TaskHub, instance: &Instance) -> Result<StartWritten, NotStartable> {
         if instance.has_started {
             return Err(NotStartable::HasStarted);
         }
+        let (execution_id, created) = instance.execution_id.as_deref().zip(instance.created_time).ok_or(NotStartable::Incomplete)?;
+        let written = |text| StartWritten { instance_id: instance.id.clone(), text, scheduled_start_time: instance.scheduled_start_time };
         let input = match &instance.input {
             None => None,
             Some(Payload::Inline(text)) => Some(text.clone()),
-            Some(Payload::Blob(_)) => return Err(NotStartable::Incomplete),
+            Some(Payload::Blob(blob)) => match blob.start_message() {
+                Some(name) => return Ok(written(wrapper(name))),
+                None => Some(hub.fetch(&Payload::Blob(blob.clone()), MAX_INPUT_BYTES as u64).await?),
+            },
         };
-        let (execution_id, created) = instance.execution_id.as_deref().zip(instance.created_time).ok_or(NotStartable::Incomplete)?;
         let started = ExecutionStarted {
-            name: instance.name.clone(),
             version: instance.version.clone(),
-            input,
-            ..top_level(&instance.id, execution_id, instance.generation)
+            tags: Some(instance.tags.clone()).filter(|tags| !tags.is_empty()),
+            scheduled_start_time: instance.scheduled_start_time,
+            generation: Some(instance.generation),
+            ..ExecutionStarted::new(&instance.id, execution_id, &instance.name, input)
         };
-        let text = Message::start(started, created, hub.next_start_number()).encode().map_err(|_| NotStartable::Incomplete)?;
-        Ok(StartWritten { instance_id: instance.id.clone(), text })
+        let message = Message::start(started, created, hub.next_start_number());
+        // What went inline once goes inline again: the row's input is not larger than it was.
+        Ok(written(message.encode().map_err(|_| NotStartable::Incomplete)?))
     }
 
     /// Sends the start message. One request. Sending it twice is harmless.
@@ -190,48 +328,33 @@ impl StartWritten {
     /// # Errors
     /// [`StorageError`] if the storage account does not take it.
     pub async fn send(&self, hub: &TaskHub) -> Result<(), StorageError> {
-        hub.control_queue_of(&self.instance_id).put(&self.text, std::time::Duration::ZERO).await?;
+        let delay = self.scheduled_start_time.map_or(Duration::ZERO, |scheduled| scheduled.since(Time::now()));
+        hub.control_queue_of(&self.instance_id).put(&self.text, delay).await?;
         Ok(())
     }
 }
 
 impl TaskHub {
-    /// Starts an instance: inserts its row, then sends its message. Two requests.
+    /// Starts an instance: inserts its row, then sends its message. Two requests; a large input costs one more for its blob.
     ///
     /// # Errors
     /// [`StartError`]. After [`StartError::Storage`] call it again with the same request: if the row is there with the
     /// request's execution ID, the message is sent (again), which costs one more read.
     pub async fn start(&self, request: StartRequest) -> Result<(), StartError> {
         let (id, execution_id) = (request.instance_id.clone(), request.execution_id.clone());
-        let written = match PreparedStart::new(self, request)?.write(self).await {
+        let written = match PreparedStart::new(request)?.write(self).await {
             Ok(written) => written,
             Err(StartError::AlreadyExists) => match self.get(id.as_str()).await? {
-                Some(row) if row.execution_id.as_deref() == Some(&execution_id) => match StartWritten::again(self, &row) {
+                Some(row) if row.execution_id.as_deref() == Some(&execution_id) => match StartWritten::again(self, &row).await {
                     Ok(written) => written,
                     Err(NotStartable::HasStarted) => return Ok(()),
-                    Err(NotStartable::Incomplete) => return Err(StartError::AlreadyExists),
+                    Err(NotStartable::Input(PayloadError::Storage(error))) => return Err(error.into()),
+                    Err(NotStartable::Incomplete | NotStartable::Input(_)) => return Err(StartError::AlreadyExists),
                 },
                 _ => return Err(StartError::AlreadyExists),
             },
             Err(error) => return Err(error),
         };
         Ok(written.send(self).await?)
-    }
-}
-
-/// The event of a start that no orchestration made.
-fn top_level(instance_id: &str, execution_id: &str, generation: i32) -> ExecutionStarted {
-    ExecutionStarted {
-        instance: OrchestrationInstance { instance_id: instance_id.to_owned(), execution_id: Some(execution_id.to_owned()) },
-        parent: None,
-        name: String::new(),
-        version: None,
-        input: None,
-        tags: None,
-        correlation: None,
-        parent_trace_context: None,
-        scheduled_start_time: None,
-        generation: Some(generation),
-        generate_new_trace: false,
     }
 }

@@ -4,7 +4,7 @@
 //! message (the types of `durable_taskhub::start` keep it), and a row that is
 //! already there is never overwritten.
 
-use durable_taskhub::start::{NotStartable, PreparedStart, StartError, StartRequest, StartWritten};
+use durable_taskhub::start::{PreparedStart, StartError, StartRequest, StartWritten};
 use durable_taskhub::{Instance, TaskHub};
 
 use super::decide::{Hold, Refusal, Wish};
@@ -20,7 +20,6 @@ const MAX_OUTPUT_BYTES: u64 = 64 * 1024 * 1024;
 /// Starts the instance, or finds out whose the one of its ID is. Two requests if it is new.
 pub async fn start(hub: &ReadyHub, wish: &Wish) -> Result<Outcome, Failure> {
     let request = StartRequest {
-        name: wish.function_name.clone(),
         instance_id: wish.identity.instance_id.clone(),
         execution_id: wish.identity.execution_id.clone(),
         version: None,
@@ -38,6 +37,9 @@ pub async fn start(hub: &ReadyHub, wish: &Wish) -> Result<Outcome, Failure> {
         Err(StartError::InvalidInput(why)) => return Ok(refused("InputInvalid", format!("spec.input.value is not JSON: {why}"))),
         Err(error) => return Err(Failure::new("storage", error)),
     };
+    if prepared.needs_blobs(&hub.client) {
+        return Ok(too_large(wish.input.as_ref().map_or(0, |input| input.value.text().len())));
+    }
     crash_points::reached(at::BEFORE_ROW);
     match prepared.write(&hub.client).await {
         Ok(written) => {
@@ -59,12 +61,12 @@ async fn taken(hub: &ReadyHub, wish: &Wish) -> Result<Outcome, Failure> {
     };
     match wish.identity.whose(&instance) {
         Whose::Ours => {
-            if let Ok(written) = StartWritten::again(&hub.client, &instance) {
-                // Died after the row, or the answer of the insert was lost. The message may have been sent: a second one is swallowed.
-                send(&hub.client, &written).await?;
-                return Ok(accepted(wish));
+            if instance.has_started {
+                return row(hub, instance.into()).await;
             }
-            row(hub, instance.into()).await
+            // Died after the row, or the answer of the insert was lost. The message may have been sent: a second one is swallowed.
+            send_for(hub, &instance).await?;
+            Ok(accepted(wish))
         }
         Whose::OfObject(owner) => Ok(Outcome::Conflict { instance_id: id.to_owned(), status: instance.runtime_status, owner: Some(owner) }),
         Whose::Foreign => Ok(Outcome::Conflict { instance_id: id.to_owned(), status: instance.runtime_status, owner: None }),
@@ -74,12 +76,17 @@ async fn taken(hub: &ReadyHub, wish: &Wish) -> Result<Outcome, Failure> {
 /// Sends the start message of a row that has waited too long. Two requests: the message needs the row's input.
 pub async fn send_again(hub: &ReadyHub, instance_id: &str) -> Result<(), Failure> {
     let found = hub.client.get(instance_id).await.map_err(|error| Failure::new("storage", error))?;
-    match found.as_ref().map(|instance| StartWritten::again(&hub.client, instance)) {
-        Some(Ok(written)) => send(&hub.client, &written).await,
+    match found {
+        Some(instance) if !instance.has_started => send_for(hub, &instance).await,
         // A worker took it up, or somebody purged it, since it was seen: the next read shows it.
-        Some(Err(NotStartable::HasStarted)) | None => Ok(()),
-        Some(Err(error @ NotStartable::Incomplete)) => Err(Failure::new("row_incomplete", error)),
+        Some(_) | None => Ok(()),
     }
+}
+
+/// Sends the start message that the row stands for.
+async fn send_for(hub: &ReadyHub, instance: &Instance) -> Result<(), Failure> {
+    let written = StartWritten::again(&hub.client, instance).await.map_err(|error| Failure::new("row_incomplete", error))?;
+    send(&hub.client, &written).await
 }
 
 /// The row with its output, which may lie in a blob.
@@ -104,6 +111,14 @@ async fn send(hub: &TaskHub, written: &StartWritten) -> Result<(), Failure> {
 
 fn accepted(wish: &Wish) -> Outcome {
     Outcome::Accepted { instance_id: wish.identity.instance_id.as_str().to_owned(), execution_id: wish.identity.execution_id.clone() }
+}
+
+fn too_large(bytes: usize) -> Outcome {
+    let message = format!(
+        "the input has {bytes} bytes and does not fit into a message and a row of the task hub, which take about 30,000 characters: \
+         put the large part where the function can fetch it, and pass a reference"
+    );
+    refused("InputTooLarge", message)
 }
 
 fn refused(reason: &'static str, message: String) -> Outcome {

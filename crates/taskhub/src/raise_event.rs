@@ -1,0 +1,27 @@
+//! Raising an external event (task-hub.md 6.6): one read, one message.
+//!
+//! Events are not de-duplicated: sending twice delivers twice.
+
+use crate::control::{ControlError, Reachable, SentControl};
+use crate::event::EventKind;
+use crate::hub::TaskHub;
+
+impl TaskHub {
+    /// Raises the event `name` with a payload of JSON text, or without one. Two requests; three if the message is over 45 KiB.
+    ///
+    /// While an instance is suspended, its events wait.
+    ///
+    /// # Errors
+    /// [`ControlError`]; after [`ControlError::Storage`] the event may have been raised.
+    pub async fn raise_event(&self, instance_id: &str, name: &str, payload: Option<&str>) -> Result<SentControl, ControlError> {
+        if name.is_empty() {
+            return Err(ControlError::NoEventName);
+        }
+        if let Some(payload) = payload {
+            serde_json::from_str::<serde::de::IgnoredAny>(payload).map_err(ControlError::InvalidPayload)?;
+        }
+        let instance = Reachable::find(self, instance_id).await?;
+        let event = EventKind::EventRaised { name: Some(name.to_owned()), input: payload.map(str::to_owned), parent_trace_context: None };
+        Ok(instance.send(self, event).await?)
+    }
+}
