@@ -33,9 +33,6 @@ use crate::hubs::Dependent;
 use crate::metrics::ReconcileMetrics;
 use crate::shutdown::Shutdown;
 
-/// A reconcile that takes longer is given up and tried again.
-const RECONCILE_TIME_OUT: Duration = Duration::from_secs(60);
-
 /// The longest pause after failures.
 const MAX_BACK_OFF: Duration = Duration::from_secs(60);
 
@@ -110,12 +107,15 @@ struct Run<R: Reconciler> {
     /// Of the watch: which objects exist, by UID.
     existing: Mutex<HashMap<String, ObjectRef<Envelope<R::Kind>>>>,
     metrics: ReconcileMetrics,
+    time_out: Duration,
 }
 
 /// What a controller runs with.
 pub struct Setup<K: Kind> {
     /// How many objects are reconciled at once.
     pub concurrency: u16,
+    /// A reconcile that takes longer is given up and tried again.
+    pub time_out: Duration,
     /// Objects that shall be looked at although nobody touched them.
     pub triggers: futures::stream::BoxStream<'static, Dependent>,
     /// Opened when all objects were listed.
@@ -151,8 +151,9 @@ impl<K: Kind> Watched<K> {
 
 /// Runs the controller of `reconciler` until the shutdown begins, and lets reconciles under way finish.
 pub async fn run<R: Reconciler>(reconciler: R, setup: Setup<R::Kind>) {
-    let Setup { concurrency, triggers, listed, shutdown, metrics, watched } = setup;
-    let run = Arc::new(Run { reconciler, newest: Newest::new(), failures: Mutex::default(), existing: Mutex::default(), metrics });
+    let Setup { concurrency, time_out, triggers, listed, shutdown, metrics, watched } = setup;
+    let run =
+        Arc::new(Run { reconciler, newest: Newest::new(), failures: Mutex::default(), existing: Mutex::default(), metrics, time_out });
     let Watched { apis, writer, store } = watched;
     let events = watch::all(apis).inspect({
         let run = run.clone();
@@ -232,7 +233,7 @@ impl<R: Reconciler> Run<R> {
         let span = tracing::info_span!("reconcile", kind = R::KIND, namespace = object.namespace(), name = object.name());
         let begun = Instant::now();
         let work = AssertUnwindSafe(self.reconciler.reconcile(object, &self.newest)).catch_unwind();
-        let result = match tokio::time::timeout(RECONCILE_TIME_OUT, tracing::Instrument::instrument(work, span.clone())).await {
+        let result = match tokio::time::timeout(self.time_out, tracing::Instrument::instrument(work, span.clone())).await {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => Err(Failure::new("panic", Panicked(panic_text(panic.as_ref())))),
             Err(_) => Err(Failure::of("timeout")),
