@@ -8,7 +8,8 @@
 //! - Own status writes would trigger another reconcile: a predicate passes what
 //!   a reconcile reads (generation, finalizers, our annotations) only.
 //! - Objects that go away without a finalizer are never reconciled: deletions
-//!   are seen in the watch itself, also those that happen while it was down.
+//!   are seen in the watch itself, also those that happen while it was down or
+//!   while the object is being reconciled.
 //! - Nothing in kube times out: the reconcile as a whole does.
 
 use std::collections::HashMap;
@@ -229,7 +230,7 @@ impl<R: Reconciler> Run<R> {
         if object.annotation(PAUSED_ANNOTATION) == Some("true") && object.meta().deletion_timestamp.is_none() {
             return Action::await_change();
         }
-        let uid = object.uid().to_owned();
+        let (uid, reference) = (object.uid().to_owned(), ObjectRef::from_obj(&*object));
         let span = tracing::info_span!("reconcile", kind = R::KIND, namespace = object.namespace(), name = object.name());
         let begun = Instant::now();
         let work = AssertUnwindSafe(self.reconciler.reconcile(object, &self.newest)).catch_unwind();
@@ -239,6 +240,11 @@ impl<R: Reconciler> Run<R> {
             Err(_) => Err(Failure::of("timeout")),
         };
         self.metrics.observe(R::KIND, result.as_ref().err().map(Failure::category), begun.elapsed());
+        if !lock(&self.existing).contains_key(&uid) {
+            // It went meanwhile: what this reconcile remembered after the deletion was seen would stay for ever.
+            self.forget(&reference, &uid);
+            return Action::await_change();
+        }
         match result {
             Ok(next) => {
                 lock(&self.failures).remove(&uid);

@@ -167,7 +167,7 @@ async fn killed_at_any_time_no_run_is_lost_and_none_doubled() {
         let mut operator = world.start_operator(&program, &[]);
         operator.until_ready().await;
         // A random moment within the work: the wait is the fault that is injected, nothing relies on its length.
-        let moment = Duration::from_millis(random() % 300);
+        let moment = Duration::from_millis(random() % 1500);
         tokio::time::sleep(moment).await;
         operator.process.signal(Signal::Kill);
         operator.process.wait(PATIENCE).unwrap();

@@ -11,6 +11,7 @@ use durable_taskhub::storage::{Account, Options, Storage};
 use serde_json::json;
 
 use crate::support::growth::growth;
+use crate::support::runs::Runs;
 use crate::support::{World, bed, eventually};
 
 /// One request in a few words.
@@ -43,11 +44,12 @@ fn is_start(world: &World, requests: &[Recorded]) -> bool {
 async fn a_start_costs_two_writes_and_no_read() {
     let world = World::new("start_costs").await;
     let proxy = bed().azurite.proxy().unwrap();
-    let _operator = world.operator().await;
+    let operator = world.operator().await;
     world.secret(&proxy.connection_string());
     world.task_hub();
     world.hub_reason("Connected").await;
     proxy.clear();
+    let before = operator.api_writes().await;
 
     world.orchestration("run", "HelloSequence", json!({"input": {"value": {"a": 1}}}));
     let row = eventually("the first status poll", async || match proxy.requests().get(2) {
@@ -60,6 +62,14 @@ async fn a_start_costs_two_writes_and_no_read() {
     assert!(row.path.contains("Instances(PartitionKey="), "{:?}", shorts(&proxy));
     world.reason("run", "Enqueued").await;
     assert_eq!(proxy.requests().iter().filter(|request| request.is_write()).count(), 2, "{:?}", shorts(&proxy));
+
+    // The row that waits says nothing that the first status did not say: seen again and again, it is not written.
+    after_another(&world).await;
+    let grown = growth(&before, &operator.api_writes().await);
+    assert_eq!(grown.values().sum::<u64>(), 1 + 1, "{grown:?}");
+    let (status, row) = (world.status("run").await, Runs::read(&world).await);
+    let created = row.column(&status.instance_id.unwrap(), "CreatedTime").unwrap();
+    assert_eq!(serde_json::to_value(status.created_time.unwrap()).unwrap(), created, "the status has the row's time");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
