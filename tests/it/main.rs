@@ -1,5 +1,11 @@
 //! Real API server, real storage emulator, the operator and the worker as processes.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod crash;
 mod first_run;
+mod idle;
+mod leaders;
+mod process;
+mod runner;
 mod support;
+mod wire;

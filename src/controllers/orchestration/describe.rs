@@ -40,6 +40,8 @@ pub enum Outcome {
         instance_id: String,
         /// ID of its execution.
         execution_id: String,
+        /// The row's creation time, so that the row, seen while it waits, is nothing new to write.
+        created_time: Time,
     },
     /// The row of the object's instance.
     Row(Row),
@@ -85,7 +87,8 @@ pub fn describe(
     let said = match outcome {
         Outcome::Unchanged => return status,
         Outcome::Held(hold) => held(hold),
-        Outcome::Accepted { instance_id, execution_id } => {
+        Outcome::Accepted { instance_id, execution_id, created_time } => {
+            status.created_time = Some(HubTime(*created_time));
             status.instance_id = Some(instance_id.clone());
             status.execution_id = Some(execution_id.clone());
             status.runtime_status = Some(v1alpha1::RuntimeStatus::Pending);

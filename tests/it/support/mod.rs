@@ -1,6 +1,10 @@
 //! What every integration test stands on: one API server and one storage emulator per test process, and a world of its
 //! own for each test: a namespace, a hub, an operator process that watches that namespace only.
 
+pub mod gate;
+pub mod growth;
+pub mod probe;
+pub mod runs;
 mod world;
 
 use std::sync::OnceLock;

@@ -1,5 +1,6 @@
 //! The world of one test.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -69,20 +70,20 @@ impl World {
     }
 
     /// An operator's process, perhaps not ready yet.
+    ///
+    /// The flags are given as variables, so that `environment` can change each of them.
     pub fn start_operator(&self, program: &Path, environment: &[(&str, &str)]) -> OperatorProcess {
         let admin = azurite::free_address().unwrap();
-        let kubeconfig = bed().control_plane.kubeconfig().to_string_lossy().into_owned();
-        let arguments = [
-            "--watch-namespace".to_owned(),
-            self.namespace.clone(),
-            "--admin-address".to_owned(),
-            admin.to_string(),
-            "--allowed-endpoint-suffix".to_owned(),
-            "127.0.0.1".to_owned(),
-            "--log-filter".to_owned(),
-            "info,durable_operator=debug,kube_client=warn,kube_runtime=warn".to_owned(),
+        let (kubeconfig, admin_address) = (bed().control_plane.kubeconfig().to_string_lossy().into_owned(), admin.to_string());
+        let usual = [
+            ("KUBECONFIG", kubeconfig.as_str()),
+            ("DURABLE_WATCH_NAMESPACE", &self.namespace),
+            ("DURABLE_ADMIN_ADDRESS", &admin_address),
+            ("DURABLE_ALLOWED_ENDPOINT_SUFFIX", "127.0.0.1"),
+            ("DURABLE_LOG_FILTER", "info,durable_operator=debug,kube_client=warn,kube_runtime=warn"),
         ];
-        let environment = environment.iter().copied().chain([("KUBECONFIG", kubeconfig.as_str())]);
+        let environment = usual.into_iter().chain(environment.iter().copied());
+        let arguments: [&str; 0] = [];
         let name = format!("operator-{}", self.namespace);
         let process = Process::start(&name, bed().control_plane.folder(), program, arguments, environment).unwrap();
         OperatorProcess { process, admin }
@@ -116,12 +117,17 @@ impl World {
 
     /// The TaskHub `hub`, which refers to the Secret `storage`.
     pub fn task_hub(&self) {
+        self.task_hub_polled("200ms");
+    }
+
+    /// The same, reading an instance at most every `min_interval`, and first after that time.
+    pub fn task_hub_polled(&self, min_interval: &str) {
         self.apply(&serde_json::json!({
             "apiVersion": "durable-operator.dev/v1alpha1", "kind": "TaskHub", "metadata": {"name": "hub"},
             "spec": {
                 "hubName": self.hub_name.as_str(),
                 "connection": {"connectionStringSecretRef": {"name": "storage", "key": "connectionString"}},
-                "polling": {"minInterval": "200ms"}
+                "polling": {"minInterval": min_interval}
             }
         }));
     }
@@ -230,6 +236,24 @@ impl OperatorProcess {
         let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
         let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
         Ok((status, body))
+    }
+
+    /// What a run may cost: requests to the API server other than reads and watches, by verb, resource and code.
+    pub async fn api_writes(&self) -> BTreeMap<String, u64> {
+        self.series("durable_operator_api_requests_total", |labels| !["\"read\"", "\"watch\""].iter().any(|verb| labels.contains(verb))).await
+    }
+
+    /// Requests to the storage account, by operation and code.
+    pub async fn storage_requests(&self) -> BTreeMap<String, u64> {
+        self.series("durable_operator_storage_requests_total", |_| true).await
+    }
+
+    /// The series of a counter by their labels, as far as they are `wanted`.
+    async fn series(&self, name: &str, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, u64> {
+        let (status, body) = self.get("/metrics").await.unwrap();
+        assert_eq!(status, 200, "{body}");
+        let lines = body.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} "));
+        lines.filter(|(labels, _)| wanted(labels)).map(|(labels, count)| (labels.to_owned(), count.parse().unwrap())).collect()
     }
 
     /// The sum of a counter over the series whose line contains all of `labels`.
