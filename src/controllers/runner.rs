@@ -8,7 +8,8 @@
 //! - Own status writes would trigger another reconcile: a predicate passes what
 //!   a reconcile reads (generation, finalizers, our annotations) only.
 //! - Objects that go away without a finalizer are never reconciled: deletions
-//!   are seen in the watch itself, also those that happen while it was down.
+//!   are seen in the watch itself, also those that happen while it was down or
+//!   while the object is being reconciled.
 //! - Nothing in kube times out: the reconcile as a whole does.
 
 use std::collections::HashMap;
@@ -223,7 +224,19 @@ impl<R: Reconciler> Run<R> {
         self.reconciler.forget(object, uid);
     }
 
+    /// Reconciles. An object that went away meanwhile is forgotten once more: the reconcile may have remembered it anew.
     async fn reconcile(&self, object: Arc<Envelope<R::Kind>>) -> Action {
+        let (reference, uid) = (ObjectRef::from_obj(object.as_ref()), object.uid().to_owned());
+        let action = self.reconcile_existing(object).await;
+        let exists = lock(&self.existing).contains_key(&uid);
+        if !exists {
+            self.forget(&reference, &uid);
+            return Action::await_change();
+        }
+        action
+    }
+
+    async fn reconcile_existing(&self, object: Arc<Envelope<R::Kind>>) -> Action {
         let object = self.newest.or_newer(object);
         if object.annotation(PAUSED_ANNOTATION) == Some("true") && object.meta().deletion_timestamp.is_none() {
             return Action::await_change();

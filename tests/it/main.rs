@@ -2,4 +2,6 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod first_run;
+mod schema;
 mod support;
+mod task_hub;
