@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod first_run;
+mod orchestration;
 mod schema;
 mod support;
 mod task_hub;

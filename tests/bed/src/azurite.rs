@@ -82,9 +82,13 @@ impl Azurite {
         Ok(())
     }
 
-    /// Ends it at once; data and ports are kept.
+    /// Ends it; data and ports are kept. Asked, not killed: it writes its tables every few seconds and when it is asked to end.
     pub fn interrupt(&mut self) {
-        self.process = None;
+        const TIME_OUT: Duration = Duration::from_secs(10);
+        if let Some(process) = self.process.take() {
+            // One that does not end in time is killed, which is an interruption too.
+            let _ = process.stop(TIME_OUT);
+        }
     }
 
     /// The connection string of its account.
