@@ -36,7 +36,7 @@ async fn write_status(client: &Client, object: &Object) -> Option<Object> {
     let text = format!("seen {}", object.resource_version());
     let status = OrchestrationStatus { instance_id: Some(text), ..OrchestrationStatus::default() };
     match status::write(client, object, &status).await.unwrap() {
-        Written::New(copy) => Some(copy),
+        Written::New(copy) => Some(*copy),
         Written::Stale => None,
     }
 }
@@ -256,7 +256,7 @@ async fn nothing_is_missed_and_nothing_older_decided_on_while_the_watch_is_down(
         running.seen.until_forgotten(&gone).await;
         // On the first page of the new list.
         running.seen.until("a-new", 1).await;
-        assert_eq!(*running.seen.forgotten.lock().unwrap(), [gone.clone()]);
+        assert_eq!(*running.seen.forgotten.lock().unwrap(), std::slice::from_ref(&gone));
     }
     two.trigger("second", "stays");
     two.seen.until("stays", 2).await;

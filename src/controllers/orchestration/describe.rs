@@ -27,6 +27,9 @@ const PREVIEW_BYTES: usize = 1024;
 /// serde_json reads 128 levels; what is deeper than half of that is shown as text only.
 const MAX_LEVELS: usize = 64;
 
+/// What is echoed of the annotation that asks for a reconcile.
+pub const MAX_ECHO_BYTES: usize = 256;
+
 /// What came of a decision.
 #[derive(Debug)]
 pub enum Outcome {
@@ -83,7 +86,7 @@ pub fn describe(
     now: Time,
 ) -> OrchestrationStatus {
     let mut status = before.clone();
-    status.last_handled_reconcile_at = requested_at.map(|value| cut(value, 256).to_owned()).or(status.last_handled_reconcile_at);
+    status.last_handled_reconcile_at = requested_at.map(|value| cut(value, MAX_ECHO_BYTES).to_owned()).or(status.last_handled_reconcile_at);
     let said = match outcome {
         Outcome::Unchanged => return status,
         Outcome::Held(hold) => held(hold),
