@@ -44,8 +44,8 @@ async fn settled_objects_cost_nothing() {
     let operator = world.operator().await;
     eventually("each object was looked at, and the hub", async || {
         let labels = ["kind=\"Orchestration\"", "outcome=\"ok\""];
-        let looked = operator.counter("durable_operator_reconcile_ended_total", &labels).await;
-        let hub = operator.counter("durable_operator_reconcile_ended_total", &["kind=\"TaskHub\"", "outcome=\"ok\""]).await;
+        let looked = operator.counter("durable_operator_reconciles_total", &labels).await;
+        let hub = operator.counter("durable_operator_reconciles_total", &["kind=\"TaskHub\"", "outcome=\"ok\""]).await;
         let probed = proxy.requests().iter().any(|request| request.path.contains("Partitions"));
         if looked >= OBJECTS as u64 && hub > 0 && probed { Ok(()) } else { Err(format!("{looked} reconciles, {hub} of the hub")) }
     })

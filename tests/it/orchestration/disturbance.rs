@@ -38,7 +38,7 @@ async fn a_restarted_operator_runs_nothing_twice_and_reads_nothing_that_is_settl
     let before = world.kubectl(&["get", "orchestrations", "--output=jsonpath={.items[*].metadata.resourceVersion}"]);
     let operator = world.operator().await;
     eventually("every object was looked at", async || {
-        match operator.counter("durable_operator_reconcile_ended_total", &["kind=\"Orchestration\"", "outcome=\"ok\""]).await {
+        match operator.counter("durable_operator_reconciles_total", &["kind=\"Orchestration\"", "outcome=\"ok\""]).await {
             3.. => Ok(()),
             fewer => Err(format!("{fewer} of 3")),
         }
