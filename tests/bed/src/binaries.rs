@@ -61,12 +61,12 @@ fn build(name: &str, arguments: &[&str], target: Option<&Path>) -> Result<PathBu
         return Err(BedError::new(format!("{what}: {}", String::from_utf8_lossy(&output.stderr))));
     }
     let messages = String::from_utf8_lossy(&output.stdout);
-    let programs = messages.lines().filter_map(|line| {
+    let mut programs = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         let is_ours = message.pointer("/target/name")?.as_str()? == name;
         message.get("executable")?.as_str().filter(|_| is_ours).map(PathBuf::from)
     });
-    programs.last().ok_or_else(|| BedError::new(format!("{what}: cargo named no program")))
+    programs.next_back().ok_or_else(|| BedError::new(format!("{what}: cargo named no program")))
 }
 
 /// True for what `cargo run` and `cargo test` tell a program about itself. The build script of `ring` asks to run again when one of

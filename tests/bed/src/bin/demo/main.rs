@@ -10,7 +10,6 @@ mod screen;
 mod servers;
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -29,8 +28,8 @@ const TIME_OUT: Duration = Duration::from_secs(120);
 /// How often it is looked at whether operator and worker are still there.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Exit code of a demo that was interrupted before it was up: 128 + SIGINT.
-const INTERRUPTED: i32 = 130;
+/// Exit code of a demo that was stopped before it was up: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
 
 /// Runs the operator on this machine: a Kubernetes API server, a storage emulator, a worker, and three orchestrations.
 ///
@@ -55,8 +54,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let screen = Screen::new();
     match run(&args, &screen) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) => {
             screen.complain(&format!("error: {error}"));
             ExitCode::FAILURE
@@ -64,26 +62,38 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the demo; true if all runs came out as expected.
-fn run(args: &Args, screen: &Screen) -> Result<bool, BedError> {
-    screen.say("Demo of the operator for Durable Functions: three orchestrations, applied with kubectl\n");
-    let programs = Programs::build(screen)?;
+/// Runs the demo; its exit code.
+fn run(args: &Args, screen: &Screen) -> Result<ExitCode, BedError> {
     let console = Console::take()?;
+    screen.say("Durable Functions on Kubernetes: three orchestrations, on this machine alone\n");
+    let programs = Programs::build(screen)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let signals = Signals::listen(&runtime)?;
+    let stop = listen_to_signals(&runtime)?;
 
     let begun = Instant::now();
-    let mut servers = Servers::start(screen, &programs, &console)?;
-    signals.from_now_on_stop_in_order();
-    let result = present(args, screen, &runtime, &mut servers, signals.stop.clone(), begun + TIME_OUT);
-    if let Err(error) = &result {
-        screen.complain(&format!("\nerror: {error}"));
+    let is_wanted = || !*stop.borrow();
+    let mut servers = match Servers::start(screen, &programs, &console, is_wanted) {
+        Ok(Some(servers)) => servers,
+        Ok(None) => return Ok(stopped(screen, ExitCode::from(INTERRUPTED))),
+        // What was asked to end need not come up.
+        Err(_) if !is_wanted() => return Ok(stopped(screen, ExitCode::from(INTERRUPTED))),
+        Err(error) => return Err(error),
+    };
+    let result = present(args, screen, &runtime, &mut servers, stop.clone(), begun + TIME_OUT);
+    if is_wanted() {
+        if let Err(error) = &result {
+            screen.complain(&format!("\nerror: {error}"));
+        }
+        screen.say("\nStopping ...");
     }
-    screen.say("\nStopping ...");
     servers.stop();
-    drop(console);
+    let as_expected = result.unwrap_or(false);
+    Ok(stopped(screen, if as_expected { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
+}
+
+fn stopped(screen: &Screen, code: ExitCode) -> ExitCode {
     screen.say("Stopped.");
-    Ok(result.unwrap_or(false))
+    code
 }
 
 /// Shows the runs and what came of them; returns when everything should be stopped.
@@ -125,36 +135,22 @@ async fn until_stopped(servers: &mut Servers, stop: &mut watch::Receiver<bool>) 
     }
 }
 
-/// Ctrl-C and SIGTERM.
-struct Signals {
-    stop: watch::Receiver<bool>,
-    is_up: std::sync::Arc<AtomicBool>,
-}
-
-impl Signals {
-    fn listen(runtime: &Runtime) -> Result<Signals, BedError> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (sender, stop) = watch::channel(false);
-        let is_up = std::sync::Arc::new(AtomicBool::new(false));
-        let (mut interrupt, mut terminate) = {
-            let _context = runtime.enter();
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-        };
-        let seen = is_up.clone();
-        runtime.spawn(async move {
-            loop {
-                tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
-                // Before all is up there is no order to keep, and the second time nobody wants to wait: the guards end what was started.
-                if !seen.load(Ordering::Relaxed) || sender.send_replace(true) {
-                    Screen::new().complain("\nStopped.");
-                    std::process::exit(INTERRUPTED);
-                }
+/// True after the first Ctrl-C or SIGTERM. A second one ends the process; the guards end what it had started.
+fn listen_to_signals(runtime: &Runtime) -> Result<watch::Receiver<bool>, BedError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (sender, stop) = watch::channel(false);
+    let (mut interrupt, mut terminate) = {
+        let _context = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    runtime.spawn(async move {
+        loop {
+            tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
+            if sender.send_replace(true) {
+                std::process::exit(INTERRUPTED.into());
             }
-        });
-        Ok(Signals { stop, is_up })
-    }
-
-    fn from_now_on_stop_in_order(&self) {
-        self.is_up.store(true, Ordering::Relaxed);
-    }
+            Screen::new().say("\nStopping ...");
+        }
+    });
+    Ok(stop)
 }

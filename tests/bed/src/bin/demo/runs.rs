@@ -161,13 +161,13 @@ fn judge(object: Option<&DynamicObject>, expected: &Expected) -> Result<String, 
         Expected::Input => object.data.pointer("/spec/input/value"),
         Expected::Failure(message) => {
             return match failure.and_then(Value::as_str) {
-                Some(said) if holds(object, "Failed") && said == *message => Ok(format!("failed, as it should: {said}")),
+                Some(said) if holds(object, "Failed") && said == *message => Ok(format!("failed as expected: {said}")),
                 _ => Err(format!("expected the failure: {message}\n       {}", state(object))),
             };
         }
     };
     match (output, wanted) {
-        (Some(output), Some(wanted)) if holds(object, "Complete") && output == wanted => Ok(format!("completed with the output {output}")),
+        (Some(output), Some(wanted)) if holds(object, "Complete") && output == wanted => Ok(format!("completed: {output}")),
         _ => Err(format!("expected the output {}\n       {}", wanted.unwrap_or(&Value::Null), state(object))),
     }
 }

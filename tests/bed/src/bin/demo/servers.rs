@@ -58,23 +58,37 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts everything; when it returns, the operator is ready for objects.
+    /// Starts everything; when it returns, the operator is ready for objects. `None` if `is_wanted` has changed meanwhile.
     ///
     /// # Errors
     /// If something does not come up, with the end of its log.
-    pub fn start(screen: &Screen, programs: &Programs, console: &Console) -> Result<Servers, BedError> {
+    pub fn start(
+        screen: &Screen,
+        programs: &Programs,
+        console: &Console,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<Option<Servers>, BedError> {
         let control_plane = screen.step("Kubernetes API server and etcd", None, || ControlPlane::start(&programs.servers))?;
+        if !is_wanted() {
+            return Ok(None);
+        }
         console.offer(control_plane.kubeconfig(), control_plane.kubectl_program())?;
         let azurite = screen.step("storage emulator (Azurite)", None, || Azurite::start(&programs.servers))?;
+        if !is_wanted() {
+            return Ok(None);
+        }
         let worker = screen.step("sample worker, with a new task hub", None, || start_worker(programs, console, &azurite))?;
         screen.step("kubectl apply -f crds/", None, || {
             kubectl(&control_plane, &["apply", "-f", "crds/"])?;
             kubectl(&control_plane, &["wait", "--for=condition=Established", "--timeout=30s", "-f", "crds/"])
         })?;
+        if !is_wanted() {
+            return Ok(None);
+        }
         let admin = free_address()?;
         let operator = screen.step("operator", None, || start_operator(programs, console, &control_plane, admin))?;
         create_secret(&control_plane, &azurite.connection_string())?;
-        Ok(Servers { operator, worker, control_plane, _azurite: azurite, admin })
+        Ok(is_wanted().then_some(Servers { operator, worker, control_plane, _azurite: azurite, admin }))
     }
 
     /// How the API server is reached.
@@ -93,7 +107,8 @@ impl Servers {
         let files = SAMPLES.map(|sample| format!("tests/demo/{sample}.yaml"));
         let mut arguments = vec!["apply"];
         arguments.extend(files.iter().flat_map(|file| ["-f", file]));
-        screen.say(&format!("$ kubectl {}", arguments.join(" ")));
+        let shown: Vec<String> = files.iter().map(|file| format!("-f {file}")).collect();
+        screen.say(&format!("$ kubectl apply {}", shown.join(" \\\n    ")));
         screen.say(&kubectl(&self.control_plane, &arguments)?);
         Ok(())
     }
@@ -138,7 +153,7 @@ Run hello once more:
         let folder = self.control_plane.folder();
         let folder = folder.strip_prefix(&root).unwrap_or(folder);
         screen.say(&format!(
-            "Metrics:  http://{}/metrics\nLogs:     target/demo/operator.log, target/demo/worker.log, and the servers' in {}",
+            "Metrics:  http://{}/metrics\nLogs:     target/demo/operator.log\n          target/demo/worker.log\n          {}/ (servers)",
             self.admin,
             folder.display()
         ));
