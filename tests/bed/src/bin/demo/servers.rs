@@ -203,7 +203,7 @@ fn start_operator(
 }
 
 /// A proxy of the company's network is of no use on the way to this machine.
-const NO_PROXY: [(&str, &str); 2] = [("NO_PROXY", "127.0.0.1"), ("no_proxy", "127.0.0.1")];
+const NO_PROXY: [(&str, &str); 4] = [("HTTP_PROXY", ""), ("http_proxy", ""), ("HTTPS_PROXY", ""), ("https_proxy", "")];
 
 /// True if the operator says that all its parts work.
 async fn is_ready(admin: std::net::SocketAddr) -> bool {
