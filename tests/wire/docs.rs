@@ -163,7 +163,7 @@ fn reasons(source: &str) -> Vec<String> {
         "refused(",
         "reason: ",
         "READY, ",
-        "=> {\n            (",
+        "=> (",
     ];
     let mut found = Vec::new();
     for (at, _) in source.match_indices('"') {
