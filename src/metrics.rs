@@ -36,7 +36,7 @@ impl Metrics {
     pub fn new() -> Metrics {
         let mut registry = Registry::with_prefix("durable_operator");
         registry.register("build", "Version of the operator", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        let reconciles = ReconcileMetrics::register(registry.sub_registry_with_prefix("reconcile"));
+        let reconciles = ReconcileMetrics::register(&mut registry);
         let storage = Arc::new(StorageMetrics::register(registry.sub_registry_with_prefix("storage")));
         let api = ApiMetrics::register(registry.sub_registry_with_prefix("api"));
         let poller = PollerMetrics::register(registry.sub_registry_with_prefix("poller"));
@@ -87,8 +87,8 @@ fn seconds_histogram() -> Histogram {
 impl ReconcileMetrics {
     fn register(registry: &mut Registry) -> ReconcileMetrics {
         let metrics = ReconcileMetrics { total: Family::default(), seconds: Family::new_with_constructor(seconds_histogram) };
-        registry.register("ended", "Reconciles by kind, outcome (ok, failed) and category of the failure", metrics.total.clone());
-        registry.register_with_unit("duration", "Duration of a reconcile", Unit::Seconds, metrics.seconds.clone());
+        registry.register("reconciles", "Reconciles by kind, outcome (ok, failed) and category of the failure", metrics.total.clone());
+        registry.register_with_unit("reconcile_duration", "Duration of a reconcile", Unit::Seconds, metrics.seconds.clone());
         metrics
     }
 
@@ -201,7 +201,7 @@ mod tests {
         metrics.storage.observe(&request);
         let text = metrics.encode().unwrap();
         for line in [
-            r#"durable_operator_reconcile_ended_total{kind="Orchestration",outcome="failed",category="storage"} 1"#,
+            r#"durable_operator_reconciles_total{kind="Orchestration",outcome="failed",category="storage"} 1"#,
             r#"durable_operator_storage_requests_total{operation="table.insert",code="409"} 1"#,
             r#"durable_operator_reconcile_duration_seconds_count{kind="Orchestration"} 2"#,
         ] {

@@ -18,7 +18,7 @@ use crate::admin::{self, Gate, Readiness};
 use crate::api::v1alpha1::{Orchestration, TaskHub};
 use crate::config::{Args, Config};
 use crate::controllers::events::Events;
-use crate::controllers::orchestration::Orchestrations;
+use crate::controllers::orchestration::{OWNER_COLUMN, Orchestrations};
 use crate::controllers::runner::{self, Setup, Watched};
 use crate::controllers::task_hub::TaskHubs;
 use crate::hubs::{Dependent, HubKey, Hubs, Secrets};
@@ -124,7 +124,7 @@ async fn work(
         tokio::select! { () = established(&client, &crd.name) => crd.gate.open(), () = stop.clone().begun() => return Ok(()) }
     }
     let (hubs, secrets, events) = (Hubs::new(), Secrets::new(client.clone()), Events::new(client.clone()));
-    let poller = Poller::new(hubs.clone(), metrics.poller.clone());
+    let poller = Poller::new(hubs.clone(), &[OWNER_COLUMN], metrics.poller.clone());
     let watched_hubs: Watched<TaskHub> = Watched::new(&client, &config.watch_namespaces);
     let watched_orchestrations: Watched<Orchestration> = Watched::new(&client, &config.watch_namespaces);
 

@@ -18,12 +18,16 @@ use crate::api::{Envelope, FIELD_MANAGER, Kind};
 /// kube has no time-out for reads: a black-holed write would hang for ever.
 const WRITE_TIME_OUT: Duration = Duration::from_secs(10);
 
+/// When an object that was stale is looked at again: the watch has brought the newer copy by then, which alone need not
+/// cause a reconcile.
+pub const STALE_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
 /// What became of a write.
 #[derive(Debug)]
 pub enum Written<K> {
     /// The API server's copy, as new as the write.
-    New(Envelope<K>),
-    /// The object has changed since it was decided upon, or is gone: nothing was done. The watch brings what is new.
+    New(Box<Envelope<K>>),
+    /// The object has changed since it was decided upon, or is gone: nothing was done. That is normal and no failure.
     Stale,
 }
 
@@ -54,7 +58,7 @@ pub async fn write<K: Kind, S: Serialize>(client: &Client, object: &Envelope<K>,
         .replace_subresource("status", object.name(), &parameters, body)
         .map_err(|error| Failure::new("status", error))?;
     match tokio::time::timeout(WRITE_TIME_OUT, client.request::<Envelope<K>>(request)).await {
-        Ok(Ok(copy)) => Ok(Written::New(copy)),
+        Ok(Ok(copy)) => Ok(Written::New(Box::new(copy))),
         Ok(Err(kube::Error::Api(answer))) if answer.is_conflict() || answer.is_not_found() => Ok(Written::Stale),
         Ok(Err(error)) => Err(Failure::new("api_server", error)),
         Err(_) => Err(Failure::of("api_server_timeout")),

@@ -3,7 +3,8 @@
 //! One task per hub with something to read. Point reads, each instance at its
 //! own pace. Knows hubs and instances, no controller and no status. Invariants:
 //! a hub that fails delays no other hub; what was read is kept until the next
-//! read, so that deciding costs no request; a 404 is not yet a conclusion.
+//! read, so that deciding costs no request; a 404 is not yet a conclusion; inputs,
+//! which never change, are not read again and again.
 
 mod schedule;
 
@@ -64,6 +65,7 @@ pub struct Poller {
 
 struct Inner {
     hubs: Hubs,
+    columns: &'static [&'static str],
     metrics: PollerMetrics,
     changed: Changes<Dependent>,
     state: Mutex<HashMap<HubKey, Pool>>,
@@ -88,8 +90,10 @@ struct Entry {
 
 impl Poller {
     /// A poller with nothing to read.
-    pub fn new(hubs: Hubs, metrics: PollerMetrics) -> Poller {
-        Poller { inner: Arc::new(Inner { hubs, metrics, changed: Changes::new(), state: Mutex::default() }) }
+    ///
+    /// `columns` are those of the Instances table that the task hub does not know and that owners want to see.
+    pub fn new(hubs: Hubs, columns: &'static [&'static str], metrics: PollerMetrics) -> Poller {
+        Poller { inner: Arc::new(Inner { hubs, columns, metrics, changed: Changes::new(), state: Mutex::default() }) }
     }
 
     /// Reads the instance from now on: first after `delay`, then at its own pace. Without effect if it is read already.
@@ -195,7 +199,7 @@ impl Poller {
     /// Reads one instance; true if the hub did not answer.
     async fn read(&self, hub: Arc<ReadyHub>, subscription: Subscription) -> bool {
         self.inner.metrics.reads.inc();
-        let result = hub.client.get(&subscription.instance_id).await;
+        let result = hub.client.get_without_input(&subscription.instance_id, self.inner.columns).await;
         let failed = result.is_err();
         let changed = match result {
             Ok(found) => self.learn(&subscription, &hub, found),

@@ -104,8 +104,11 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Reads a row. `container` is the base URL of the hub's large messages, by which references to blobs are known.
-    pub(crate) fn from_row(row: Entity, container: &str) -> Instance {
+    /// Reads a row of `{Hub}Instances`, for those who read the table themselves.
+    ///
+    /// `container` is the URL of the hub's container of large messages, by which references to blobs are known;
+    /// with an empty text every value counts as inline.
+    pub fn from_row(row: Entity, container: &str) -> Instance {
         let Entity { partition_key, etag, columns: mut other_columns, .. } = row;
         let mut text = |name: &str| match other_columns.remove(name) {
             Some(Value::String(text)) => Some(text),

@@ -1,10 +1,26 @@
-//! Reading an instance (task-hub.md 6.2): one point read.
+//! Reading an instance (task-hub.md 6.2): one point read, with or without its input.
 
 use crate::hub::TaskHub;
 use crate::instance::Instance;
 use crate::names::escape_key;
 use crate::payload::{Payload, PayloadError};
 use crate::storage::StorageError;
+
+/// What the engine's own status query selects when it hides the input (task-hub.md 4.2).
+const STATUS_COLUMNS: [&str; 12] = [
+    "PartitionKey",
+    "RowKey",
+    "Name",
+    "Version",
+    "ExecutionId",
+    "Generation",
+    "RuntimeStatus",
+    "Output",
+    "CustomStatus",
+    "CreatedTime",
+    "LastUpdatedTime",
+    "CompletedTime",
+];
 
 impl TaskHub {
     /// The instance of that ID; `None` if the hub has none. One request.
@@ -16,6 +32,18 @@ impl TaskHub {
     /// is gone is an error and never `None`.
     pub async fn get(&self, instance_id: &str) -> Result<Option<Instance>, StorageError> {
         let row = self.instances().get(&escape_key(instance_id), "", &[]).await?;
+        Ok(row.map(|row| self.instance(row)))
+    }
+
+    /// The instance of that ID without its input, for those who look often. One request.
+    ///
+    /// `further` names columns that the task hub itself does not know, to be read with [`Instance::column`].
+    ///
+    /// # Errors
+    /// As [`TaskHub::get`].
+    pub async fn get_without_input(&self, instance_id: &str, further: &[&str]) -> Result<Option<Instance>, StorageError> {
+        let columns: Vec<&str> = STATUS_COLUMNS.iter().chain(further).copied().collect();
+        let row = self.instances().get(&escape_key(instance_id), "", &columns).await?;
         Ok(row.map(|row| self.instance(row)))
     }
 

@@ -1,5 +1,7 @@
 //! `Orchestration`: one run, and what came of it (product.md 3).
 
+#![expect(clippy::duplicated_attributes, reason = "clippy takes the members of one printcolumn for those of another")]
+
 use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;

@@ -1,5 +1,7 @@
 //! `TaskHub`: the connection to one task hub (product.md 2).
 
+#![expect(clippy::duplicated_attributes, reason = "clippy takes the members of one printcolumn for those of another")]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};

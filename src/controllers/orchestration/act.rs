@@ -71,13 +71,14 @@ async fn taken(hub: &ReadyHub, wish: &Wish) -> Result<Outcome, Failure> {
     }
 }
 
-/// Sends the start message of a row that has waited too long.
-pub async fn send_again(hub: &ReadyHub, instance: &Instance) -> Result<(), Failure> {
-    match StartWritten::again(&hub.client, instance) {
-        Ok(written) => send(&hub.client, &written).await,
-        // A worker took it up since it was read.
-        Err(NotStartable::HasStarted) => Ok(()),
-        Err(error @ NotStartable::Incomplete) => Err(Failure::new("row_incomplete", error)),
+/// Sends the start message of a row that has waited too long. Two requests: the message needs the row's input.
+pub async fn send_again(hub: &ReadyHub, instance_id: &str) -> Result<(), Failure> {
+    let found = hub.client.get(instance_id).await.map_err(|error| Failure::new("storage", error))?;
+    match found.as_ref().map(|instance| StartWritten::again(&hub.client, instance)) {
+        Some(Ok(written)) => send(&hub.client, &written).await,
+        // A worker took it up, or somebody purged it, since it was seen: the next read shows it.
+        Some(Err(NotStartable::HasStarted)) | None => Ok(()),
+        Some(Err(error @ NotStartable::Incomplete)) => Err(Failure::new("row_incomplete", error)),
     }
 }
 

@@ -24,7 +24,7 @@ use self::identity::Identity;
 use super::events::Events;
 use super::failure::Failure;
 use super::runner::{Newest, Next, Reconciler};
-use super::status::{self, Written};
+use super::status::{self, STALE_AGAIN_AFTER, Written};
 use crate::api::v1alpha1::{Orchestration, OrchestrationSpec, OrchestrationStatus, RuntimeStatus, TaskHub};
 use crate::api::{Envelope, RECONCILE_REQUESTED_AT_ANNOTATION};
 use crate::crash_points::{self, at, scaled};
@@ -146,7 +146,7 @@ impl Orchestrations {
                 Err(_) => return Ok(None),
             },
             Decision::SendAgain(instance) => {
-                act::send_again(hub()?, &instance).await?;
+                act::send_again(hub()?, &instance.id).await?;
                 if let Some(followed) = self.followed().get_mut(subject.object.uid()) {
                     followed.last_sent = Some(Time::now());
                 }
@@ -158,17 +158,22 @@ impl Orchestrations {
         }))
     }
 
-    /// Writes the status if it says something new, and tells a person what she would want to know.
-    async fn report(&self, subject: &Subject, outcome: &Outcome, newest: &Newest<Orchestration>) -> Result<OrchestrationStatus, Failure> {
+    /// Writes the status if it says something new, and tells a person what she would want to know. `None` if the object has
+    /// changed since it was read: then nothing was written.
+    async fn report(
+        &self,
+        subject: &Subject,
+        outcome: &Outcome,
+        newest: &Newest<Orchestration>,
+    ) -> Result<Option<OrchestrationStatus>, Failure> {
         let object = &subject.object;
         let after = describe(&subject.status, outcome, object.generation(), subject.requested_at.as_deref(), Time::now());
         if says_the_same(&subject.status, &after) {
-            return Ok(subject.status.clone());
+            return Ok(Some(subject.status.clone()));
         }
         match status::write(&self.client, object, &after).await? {
-            Written::New(copy) => newest.keep(copy),
-            // The watch brings the newer copy, and with it another reconcile, unless the change was of no interest.
-            Written::Stale => return Err(Failure::of("stale")),
+            Written::New(copy) => newest.keep(*copy),
+            Written::Stale => return Ok(None),
         }
         crash_points::reached(match after.runtime_status {
             _ if after.settled => at::SETTLED_WRITTEN,
@@ -178,7 +183,7 @@ impl Orchestrations {
         if let Some(notice) = notice(&subject.status, &after) {
             self.events.publish(object, notice).await;
         }
-        Ok(after)
+        Ok(Some(after))
     }
 
     /// Has the instance read as long as it is not settled, and its owner told of its hub.
@@ -227,7 +232,10 @@ impl Reconciler for Orchestrations {
         let decision = decide(&facts);
         let at_once = facts.asked && matches!(decision, Decision::Follow);
         let status = match self.act(&subject, decision, &view).await? {
-            Some(outcome) => self.report(&subject, &outcome, newest).await?,
+            Some(outcome) => match self.report(&subject, &outcome, newest).await? {
+                Some(status) => status,
+                None => return Ok(Next::After(STALE_AGAIN_AFTER)),
+            },
             None => subject.status.clone(),
         };
         self.follow(&subject, &status, at_once);

@@ -22,7 +22,7 @@ use self::describe::{Connected, Finding, describe, notice};
 use super::events::Events;
 use super::failure::Failure;
 use super::runner::{Newest, Next, Reconciler};
-use super::status::{self, Written};
+use super::status::{self, STALE_AGAIN_AFTER, Written};
 use crate::api::v1alpha1::{ConnectionStatus, TaskHub, TaskHubSpec};
 use crate::api::{Envelope, RECONCILE_REQUESTED_AT_ANNOTATION};
 use crate::config::AllowedEndpoints;
@@ -165,8 +165,8 @@ impl Reconciler for TaskHubs {
         let after = describe(&before, &finding, object.generation(), requested_at, Time::now());
         if after != before {
             match status::write(&self.client, &object, &after).await? {
-                Written::New(copy) => newest.keep(copy),
-                Written::Stale => return Err(Failure::of("stale")),
+                Written::New(copy) => newest.keep(*copy),
+                Written::Stale => return Ok(Next::After(STALE_AGAIN_AFTER)),
             }
             if let Some(notice) = notice(&before, &after, &finding) {
                 self.events.publish(&object, notice).await;

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::assets::{self, Assets};
@@ -82,9 +83,12 @@ impl Azurite {
         Ok(())
     }
 
-    /// Ends it at once; data and ports are kept.
+    /// Stops it; data and ports are kept. Asked politely, since it writes its tables and queues to disk only then.
     pub fn interrupt(&mut self) {
-        self.process = None;
+        if let Some(process) = self.process.take() {
+            // It is killed if it does not stop, and the test that counts on its data says so.
+            let _ = process.stop(Duration::from_secs(10));
+        }
     }
 
     /// The connection string of its account.
@@ -102,6 +106,21 @@ impl Azurite {
 }
 
 /// An address of this machine that nobody listens on now.
+///
+/// Below the range from which the system takes the ports of outgoing connections: a server that is interrupted finds its
+/// port free when it resumes.
 pub fn free_address() -> Result<SocketAddr, BedError> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+    const FIRST: u32 = 15_000;
+    const NUMBER: u32 = 17_000;
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    // Processes begin far from each other.
+    let begin = std::process::id().wrapping_mul(2_654_435_761) % NUMBER;
+    for _ in 0..NUMBER {
+        let offset = (begin + TRIED.fetch_add(1, Ordering::Relaxed)) % NUMBER;
+        let port = u16::try_from(FIRST + offset).unwrap_or_default();
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return Ok(listener.local_addr()?);
+        }
+    }
+    Err(BedError::new("no port between 15000 and 32000 is free"))
 }

@@ -1,0 +1,244 @@
+//! The world of one test.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use durable_bed::control_plane::Answer;
+use durable_bed::guard::Process;
+use durable_bed::{azurite, binaries};
+use durable_operator::api::v1alpha1::{Orchestration, OrchestrationStatus, TaskHub, TaskHubStatus};
+use durable_taskhub::names::HubName;
+use durable_taskhub::partition::PartitionCount;
+use durable_taskhub::storage::{Account, Options, Storage};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{Api, Client};
+
+use super::{bed, eventually};
+
+/// A namespace and a hub of the test's own, both named after it.
+pub struct World {
+    pub namespace: String,
+    pub hub_name: HubName,
+    pub client: Client,
+}
+
+/// An operator's process, and where its admin server listens.
+pub struct OperatorProcess {
+    pub process: Process,
+    pub admin: std::net::SocketAddr,
+}
+
+impl World {
+    /// A new namespace, and a hub on the emulator as the engine's clients make it, without a worker.
+    pub async fn new(test: &str) -> World {
+        let world = World::without_hub(test).await;
+        durable_worker::create::create_hub(&world.storage(), &world.hub_name, PartitionCount::DEFAULT).await.unwrap();
+        world
+    }
+
+    /// A new namespace; the hub does not exist.
+    pub async fn without_hub(test: &str) -> World {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let client = Client::try_from(bed().control_plane.config().unwrap()).unwrap();
+        let namespace = format!("{}-{number}", test.replace('_', "-"));
+        let answer = bed().control_plane.kubectl(&["create", "namespace", &namespace]).unwrap();
+        assert!(answer.success, "{answer:?}");
+        let camel: String = test.split('_').map(|word| word[..1].to_uppercase() + &word[1..]).collect();
+        let hub_name = HubName::new(&format!("{}{number}", &camel[..camel.len().min(44)])).unwrap();
+        World { namespace, hub_name, client }
+    }
+
+    /// The emulator's account, without a proxy.
+    pub fn storage(&self) -> Storage {
+        let account = Account::from_connection_string(&bed().azurite.connection_string()).unwrap();
+        Storage::new(account, Options::default()).unwrap()
+    }
+
+    /// A client of the test's hub.
+    pub async fn hub(&self) -> durable_taskhub::TaskHub {
+        durable_taskhub::TaskHub::connect(self.storage(), self.hub_name.clone(), None).await.unwrap()
+    }
+
+    /// The operator, watching this world's namespace; ready when this returns.
+    pub async fn operator(&self) -> OperatorProcess {
+        let operator = self.start_operator(&binaries::operator().unwrap(), &[]);
+        operator.until_ready().await;
+        operator
+    }
+
+    /// An operator's process, perhaps not ready yet.
+    pub fn start_operator(&self, program: &Path, environment: &[(&str, &str)]) -> OperatorProcess {
+        let admin = azurite::free_address().unwrap();
+        let kubeconfig = bed().control_plane.kubeconfig().to_string_lossy().into_owned();
+        let arguments = [
+            "--watch-namespace".to_owned(),
+            self.namespace.clone(),
+            "--admin-address".to_owned(),
+            admin.to_string(),
+            "--allowed-endpoint-suffix".to_owned(),
+            "127.0.0.1".to_owned(),
+            "--log-filter".to_owned(),
+            "info,durable_operator=debug,kube_client=warn,kube_runtime=warn".to_owned(),
+        ];
+        let environment = environment.iter().copied().chain([("KUBECONFIG", kubeconfig.as_str())]);
+        let name = format!("operator-{}", self.namespace);
+        let process = Process::start(&name, bed().control_plane.folder(), program, arguments, environment).unwrap();
+        OperatorProcess { process, admin }
+    }
+
+    /// The sample worker on this world's hub. It serves when this returns.
+    pub async fn worker(&self) -> Process {
+        let arguments = ["--connection-string-env", "STORAGE", "--task-hub-name", self.hub_name.as_str()];
+        let environment = [("STORAGE", bed().azurite.connection_string())];
+        let folder = bed().control_plane.folder();
+        let program = binaries::worker().unwrap();
+        let worker = Process::start(&format!("worker-{}", self.namespace), folder, &program, arguments, environment).unwrap();
+        let hub = self.hub().await;
+        eventually("the worker serves the hub", async || {
+            let partitions = hub.partitions().await.map_err(|error| error.to_string())?;
+            let now = durable_taskhub::Time::now();
+            let served = partitions.iter().filter(|partition| partition.is_served(now)).count();
+            if served > 0 { Ok(()) } else { Err(format!("{partitions:?}")) }
+        })
+        .await;
+        worker
+    }
+
+    /// The Secret `storage` with `connection_string` under the key `connectionString`.
+    pub fn secret(&self, connection_string: &str) {
+        let secret = serde_json::json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "storage"}, "stringData": {"connectionString": connection_string}
+        });
+        self.apply(&secret);
+    }
+
+    /// The TaskHub `hub`, which refers to the Secret `storage`.
+    pub fn task_hub(&self) {
+        self.apply(&serde_json::json!({
+            "apiVersion": "durable-operator.dev/v1alpha1", "kind": "TaskHub", "metadata": {"name": "hub"},
+            "spec": {
+                "hubName": self.hub_name.as_str(),
+                "connection": {"connectionStringSecretRef": {"name": "storage", "key": "connectionString"}},
+                "polling": {"minInterval": "200ms"}
+            }
+        }));
+    }
+
+    /// Secret and TaskHub on the emulator, and waits until the hub is ready.
+    pub async fn ready_hub(&self) {
+        self.secret(&bed().azurite.connection_string());
+        self.task_hub();
+        self.hub_reason("Connected").await;
+    }
+
+    /// An Orchestration of `function` on the TaskHub `hub`, with what `more` adds to its spec.
+    pub fn orchestration(&self, name: &str, function: &str, more: serde_json::Value) {
+        let mut spec = serde_json::json!({"taskHubRef": {"name": "hub"}, "functionName": function});
+        for (key, value) in more.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        self.apply(&serde_json::json!({
+            "apiVersion": "durable-operator.dev/v1alpha1", "kind": "Orchestration", "metadata": {"name": name}, "spec": spec
+        }));
+    }
+
+    /// `kubectl apply` of one object; it must be accepted.
+    pub fn apply(&self, object: &serde_json::Value) {
+        let answer = self.try_apply(object);
+        assert!(answer.success, "{answer:?}");
+    }
+
+    /// `kubectl apply` of one object.
+    pub fn try_apply(&self, object: &serde_json::Value) -> Answer {
+        let arguments = ["apply", "--namespace", &self.namespace, "--filename=-"];
+        bed().control_plane.kubectl_with_input(&arguments, &object.to_string()).unwrap()
+    }
+
+    /// `kubectl` in this world's namespace; what it prints. It must succeed.
+    pub fn kubectl(&self, arguments: &[&str]) -> String {
+        let answer = self.try_kubectl(arguments);
+        assert!(answer.success, "{arguments:?}: {answer:?}");
+        answer.output
+    }
+
+    /// `kubectl` in this world's namespace.
+    pub fn try_kubectl(&self, arguments: &[&str]) -> Answer {
+        let mut all = vec!["--namespace", &self.namespace];
+        all.extend(arguments);
+        bed().control_plane.kubectl(&all).unwrap()
+    }
+
+    pub fn orchestrations(&self) -> Api<Orchestration> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub fn task_hubs(&self) -> Api<TaskHub> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The status of an Orchestration as it is.
+    pub async fn status(&self, name: &str) -> OrchestrationStatus {
+        self.orchestrations().get(name).await.unwrap().status.unwrap_or_default()
+    }
+
+    /// Waits until `Ready` has this reason.
+    pub async fn reason(&self, name: &str, reason: &str) -> OrchestrationStatus {
+        eventually(&format!("Orchestration {name} is {reason}"), async || {
+            let status = self.status(name).await;
+            if ready(&status.conditions).is_some_and(|ready| ready.reason == reason) { Ok(status) } else { Err(format!("{status:?}")) }
+        })
+        .await
+    }
+
+    /// Waits until `Ready` of the TaskHub `hub` has this reason.
+    pub async fn hub_reason(&self, reason: &str) -> TaskHubStatus {
+        eventually(&format!("TaskHub is {reason}"), async || {
+            let status = self.task_hubs().get("hub").await.unwrap().status.unwrap_or_default();
+            if ready(&status.conditions).is_some_and(|ready| ready.reason == reason) { Ok(status) } else { Err(format!("{status:?}")) }
+        })
+        .await
+    }
+}
+
+fn ready(conditions: &[Condition]) -> Option<&Condition> {
+    conditions.iter().find(|condition| condition.type_ == "Ready")
+}
+
+impl OperatorProcess {
+    /// Waits until `/readyz` says so.
+    pub async fn until_ready(&self) {
+        eventually("the operator is ready", async || match self.get("/readyz").await {
+            Ok((200, _)) => Ok(()),
+            other => Err(format!("{other:?}; log:\n{}", self.process.output())),
+        })
+        .await;
+    }
+
+    /// A GET on the admin server: status and body.
+    pub async fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let exchange = async {
+            let mut stream = tokio::net::TcpStream::connect(self.admin).await?;
+            stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: admin\r\n\r\n").as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok::<_, std::io::Error>(answer)
+        };
+        let answer = tokio::time::timeout(Duration::from_secs(5), exchange).await.map_err(std::io::Error::other)??;
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+        Ok((status, body))
+    }
+
+    /// The sum of a counter over the series whose line contains all of `labels`.
+    pub async fn counter(&self, name: &str, labels: &[&str]) -> u64 {
+        let (status, body) = self.get("/metrics").await.unwrap();
+        assert_eq!(status, 200, "{body}");
+        body.lines()
+            .filter(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)))
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum()
+    }
+}
