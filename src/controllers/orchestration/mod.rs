@@ -15,16 +15,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use durable_taskhub::Time;
-use kube::Client;
 use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, Resource};
 
 use self::decide::{Decision, Facts, Hub, Refusal, Wish, decide};
-use self::describe::{Outcome, describe, notice};
+use self::describe::{MAX_ECHO_BYTES, Outcome, describe, notice};
 use self::identity::Identity;
 use super::events::Events;
 use super::failure::Failure;
 use super::runner::{Newest, Next, Reconciler};
 use super::status::{self, STALE_AGAIN_AFTER, Written};
+use crate::api::conditions::cut;
 use crate::api::v1alpha1::{Orchestration, OrchestrationSpec, OrchestrationStatus, RuntimeStatus, TaskHub};
 use crate::api::{Envelope, RECONCILE_REQUESTED_AT_ANNOTATION};
 use crate::crash_points::{self, at, scaled};
@@ -55,6 +56,12 @@ struct Followed {
     last_sent: Option<Time>,
 }
 
+impl Followed {
+    fn of(hub: &HubKey) -> Followed {
+        Followed { hub: hub.clone(), last_sent: None }
+    }
+}
+
 /// One object, read.
 struct Subject {
     object: Arc<Object>,
@@ -77,7 +84,8 @@ impl Subject {
                 Err(Refusal { reason: "InvalidSpec", message })
             }
         };
-        let requested_at = object.annotation(RECONCILE_REQUESTED_AT_ANNOTATION).map(str::to_owned);
+        // Cut as it will be echoed: what is longer would otherwise never count as handled.
+        let requested_at = object.annotation(RECONCILE_REQUESTED_AT_ANNOTATION).map(|value| cut(value, MAX_ECHO_BYTES).to_owned());
         Subject { status: object.status(), hub, wish, requested_at, object }
     }
 
@@ -121,6 +129,7 @@ impl Orchestrations {
             hub,
             seen: subject.hub.as_ref().map_or(Seen::Nothing, |key| self.poller.seen(key, uid)),
             asked: subject.asked(),
+            deleted: subject.object.meta().deletion_timestamp.is_some(),
             last_sent: followed.and_then(|followed| followed.last_sent),
             now: Time::now(),
         };
@@ -194,7 +203,7 @@ impl Orchestrations {
             self.unfollow(uid, &subject.dependent());
             return;
         }
-        self.followed().entry(uid.to_owned()).or_insert_with(|| Followed { hub: hub.clone(), last_sent: None });
+        self.followed().entry(uid.to_owned()).or_insert_with(|| Followed::of(hub));
         self.hubs.follow(hub, subject.dependent());
         if let (Some(instance_id), Some(_)) = (&status.instance_id, &status.execution_id) {
             // A start that was sent just now has nothing to show yet; one that this process only heard of may have ended long ago.
@@ -230,8 +239,20 @@ impl Reconciler for Orchestrations {
         let subject = Subject::read(object);
         let (facts, view) = self.observe(&subject);
         let decision = decide(&facts);
-        let at_once = facts.asked && matches!(decision, Decision::Follow);
-        let status = match self.act(&subject, decision, &view).await? {
+        let (asked, at_once) = (facts.asked, facts.asked && matches!(decision, Decision::Follow));
+        let outcome = match self.act(&subject, decision, &view).await {
+            Ok(outcome) => outcome,
+            Err(failure) => {
+                // Its TaskHub may know better why, and this object is told when that changes: it need not sit out its pause.
+                if let Some(hub) = &subject.hub {
+                    self.followed().entry(subject.object.uid().to_owned()).or_insert_with(|| Followed::of(hub));
+                    self.hubs.follow(hub, subject.dependent());
+                    self.hubs.doubt(hub);
+                }
+                return Err(failure);
+            }
+        };
+        let status = match outcome {
             Some(outcome) => match self.report(&subject, &outcome, newest).await? {
                 Some(status) => status,
                 None => return Ok(Next::After(STALE_AGAIN_AFTER)),
@@ -239,6 +260,10 @@ impl Reconciler for Orchestrations {
             None => subject.status.clone(),
         };
         self.follow(&subject, &status, at_once);
+        if let Some(hub) = subject.hub.as_ref().filter(|_| asked && !status.settled) {
+            // Who asks does not want to wait for the next read of its pace.
+            self.poller.hurry(hub, subject.object.uid());
+        }
         Ok(next(&status, Time::now()))
     }
 
