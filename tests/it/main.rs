@@ -6,3 +6,4 @@ mod orchestration;
 mod schema;
 mod support;
 mod task_hub;
+mod views;

@@ -37,6 +37,9 @@ pub fn operator_with_crash_points() -> Result<PathBuf, BedError> {
     once(&BUILT, || build("durable-operator", &["--features", "durable-operator/crash-points"], Some(&target)))
 }
 
+/// How the variables begin that cargo sets for the package that it runs.
+const OF_ONE_PACKAGE: [&str; 5] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_NAME", "CARGO_BIN_", "CARGO_PRIMARY_PACKAGE"];
+
 fn once(built: &OnceLock<Result<PathBuf, String>>, build: impl FnOnce() -> Result<PathBuf, BedError>) -> Result<PathBuf, BedError> {
     built.get_or_init(|| build().map_err(|error| error.to_string())).clone().map_err(BedError::new)
 }
@@ -48,6 +51,13 @@ fn build(name: &str, arguments: &[&str], target: Option<&Path>) -> Result<PathBu
         .current_dir(workspace_root())
         .args(["build", "--quiet", "--bin", name, "--message-format=json-render-diagnostics"])
         .args(arguments);
+    // What cargo says to the test about its own package would be news to build scripts that look at it (ring's does), and
+    // each `cargo test` would compile what depends on them twice: for itself, and for the programs here.
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_str().is_some_and(|variable| OF_ONE_PACKAGE.iter().any(|prefix| variable.starts_with(prefix))) {
+            command.env_remove(variable);
+        }
+    }
     if let Some(target) = target {
         // Only the finished program goes elsewhere; what it is made from stays in the shared folder.
         let shared = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace_root().join("target"), PathBuf::from);
