@@ -11,4 +11,5 @@ mod runner;
 mod schema;
 mod support;
 mod task_hub;
+mod views;
 mod wire;

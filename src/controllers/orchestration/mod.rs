@@ -205,12 +205,13 @@ impl Orchestrations {
         }
         self.followed().entry(uid.to_owned()).or_insert_with(|| Followed::of(hub));
         self.hubs.follow(hub, subject.dependent());
-        if let (Some(instance_id), Some(_)) = (&status.instance_id, &status.execution_id) {
+        // The ID is computed, not read back: whoever may write a status could point it at the instance of another.
+        if let (Ok(wish), Some(_)) = (&subject.wish, &status.execution_id) {
+            let instance_id = wish.identity.instance_id.as_str().to_owned();
             // A start that was sent just now has nothing to show yet; one that this process only heard of may have ended long ago.
             let sent_just_now = subject.status.execution_id.is_none();
             let delay = self.hubs.view(hub).ready().filter(|_| sent_just_now).map_or(Duration::ZERO, |hub| hub.polling.min);
-            let subscription =
-                Subscription { uid: uid.to_owned(), owner: subject.dependent(), hub: hub.clone(), instance_id: instance_id.clone() };
+            let subscription = Subscription { uid: uid.to_owned(), owner: subject.dependent(), hub: hub.clone(), instance_id };
             self.poller.subscribe(subscription, delay);
             if at_once {
                 self.poller.hurry(hub, uid);

@@ -120,20 +120,39 @@ async fn an_instance_that_vanishes_is_missing_only_before_its_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forged_status_shows_nothing_of_others() {
     let world = World::new("observed_forged").await;
-    let _operator = world.operator().await;
+    // The 30 s after which a missing instance counts as gone become 1.5 s.
+    let _operator = world.fast_operator("20").await;
     world.quick_hub().await;
     let victim = world.accepted("victim").await;
     let row = world.row(&victim).await;
     world.replace_row(&checkpoint(&row, "Completed").with("Output", "\"a secret\"").with("CompletedTime", Time::now())).await;
     world.reason("victim", "Completed").await;
 
-    let attacker = world.accepted("attacker").await;
-    let forged = json!({"status": {"instanceId": victim, "executionId": "x", "settled": false}}).to_string();
-    world.kubectl(&["patch", "orchestration", "attacker", "--subresource=status", "--type=merge", "--patch", &forged]);
+    let forge = |name: &str| {
+        let status = json!({"status": {"instanceId": victim, "executionId": "x", "settled": false}}).to_string();
+        world.kubectl(&["patch", "orchestration", name, "--subresource=status", "--type=merge", "--patch", &status]);
+    };
+    let own = world.accepted("attacker").await;
+    forge("attacker");
     world.annotate("orchestration/attacker", "durable-operator.dev/reconcile-requested-at=forged");
-    let replaced = world.reason("attacker", "Replaced").await;
-    assert!(replaced.output.is_none() && replaced.custom_status.is_none(), "{replaced:?}");
-    assert_eq!(world.row(&attacker).await.text("RuntimeStatus"), Some("Pending"));
+    eventually("the status is the object's own again", async || {
+        let status = world.status("attacker").await;
+        assert!(status.output.is_none() && status.custom_status.is_none(), "{status:?}");
+        if status.instance_id.as_ref() == Some(&own) { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+
+    // The same before the operator has ever seen the object: it is forged while paused.
+    world.apply(&json!({
+        "apiVersion": "durable-operator.dev/v1alpha1", "kind": "Orchestration",
+        "metadata": {"name": "paused", "annotations": {"durable-operator.dev/paused": "true"}},
+        "spec": {"taskHubRef": {"name": "hub"}, "functionName": "Echo"}
+    }));
+    forge("paused");
+    world.annotate("orchestration/paused", "durable-operator.dev/paused-");
+    let missing = world.reason("paused", "InstanceMissing").await;
+    assert!(missing.output.is_none() && missing.custom_status.is_none(), "{missing:?}");
+    assert_eq!(world.row(&victim).await.text("Output"), Some("\"a secret\""));
 
     // What nests deeper than a parser likes, in a status that nobody should have written.
     let nested = format!("{}1{}", "[".repeat(5000), "]".repeat(5000));
