@@ -244,7 +244,7 @@ async fn a_start_that_meets_dead_storage_is_made_as_soon_as_it_is_back() {
     world.azurite.change(Azurite::interrupt);
     // Nothing is being read, so nobody but this start can notice.
     world.orchestration("late", "Echo", json!({"input": {"value": "late"}}));
-    world.hub_says("hub", "Unreachable", Duration::from_secs(40)).await;
+    world.hub_says("hub", "Unreachable", Duration::from_secs(20)).await;
     world.reason("late", "TaskHubNotReady").await;
     let begun = Instant::now();
     world.azurite.change(|azurite| azurite.resume()).unwrap();
