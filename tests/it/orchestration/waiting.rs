@@ -106,9 +106,16 @@ async fn a_requested_reconcile_reads_once_and_is_echoed() {
     })
     .await;
     let id = world.accepted("unsettled").await;
+    let ask = |value: &str| world.annotate("orchestration/unsettled", &format!("durable-operator.dev/reconcile-requested-at={value}"));
+    ask("while it is pending");
+    eventually("the row was read", async || {
+        let status = world.status("unsettled").await;
+        if status.created_time.is_some() { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await;
     let row =
         world.row(&id).await.with("RuntimeStatus", "Completed").with("Output", "1").with("CompletedTime", durable_taskhub::Time::now());
     world.replace_row(&row).await;
-    world.annotate("orchestration/unsettled", "durable-operator.dev/reconcile-requested-at=now");
+    ask("when it has ended");
     world.reason("unsettled", "Completed").await;
 }
