@@ -119,7 +119,8 @@ async fn memory(program: &std::path::Path) -> Vec<Line> {
             if looked >= count as u64 { Ok(()) } else { Err(format!("{looked}")) }
         })
         .await;
-        lines.push((format!("resident memory with {count} settled objects"), format!("{:.1} MiB", resident_kib(&operator) as f64 / 1024.0)));
+        lines
+            .push((format!("resident memory with {count} settled objects"), format!("{:.1} MiB", resident_kib(&operator) as f64 / 1024.0)));
     }
     lines
 }
@@ -165,7 +166,9 @@ fn show(time: Duration) -> String {
 /// All together, then series by series.
 fn per_run(grown: &BTreeMap<String, u64>) -> String {
     let each = |count: u64| format!("{:.2}", count as f64 / RUNS as f64);
-    let label = |series: &str| series.replace(['"'], "").replace("operation=", "").replace(",code=", " ").replace("verb=", "").replace(",resource=", " ");
+    let label = |series: &str| {
+        series.replace(['"'], "").replace("operation=", "").replace(",code=", " ").replace("verb=", "").replace(",resource=", " ")
+    };
     let parts: Vec<String> = grown.iter().map(|(series, count)| format!("{} {}", each(*count), label(series))).collect();
     format!("{} ({})", each(grown.values().sum()), parts.join(", "))
 }

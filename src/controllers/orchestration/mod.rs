@@ -33,6 +33,9 @@ use crate::poller::{Poller, Seen, Subscription};
 
 type Object = Envelope<Orchestration>;
 
+/// An object whose hub is not known yet, since the operator has just started, is looked at again after this. It costs no request.
+const UNKNOWN_HUB_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// The controller's parts.
 pub struct Orchestrations {
     /// Writes statuses.
@@ -226,12 +229,14 @@ impl Reconciler for Orchestrations {
         let (facts, view) = self.observe(&subject);
         let decision = decide(&facts);
         let at_once = facts.asked && matches!(decision, Decision::Follow);
+        let hub_unknown = facts.hub == Hub::Unknown && matches!(decision, Decision::Wait);
         let status = match self.act(&subject, decision, &view).await? {
             Some(outcome) => self.report(&subject, &outcome, newest).await?,
             None => subject.status.clone(),
         };
         self.follow(&subject, &status, at_once);
-        Ok(next(&status, Time::now()))
+        // Nobody tells of a TaskHub that turns out not to exist when all are listed.
+        Ok(if hub_unknown { Next::After(UNKNOWN_HUB_AGAIN_AFTER) } else { next(&status, Time::now()) })
     }
 
     fn forget(&self, object: &ObjectRef<Object>, uid: &str) {

@@ -240,7 +240,8 @@ impl OperatorProcess {
 
     /// What a run may cost: requests to the API server other than reads and watches, by verb, resource and code.
     pub async fn api_writes(&self) -> BTreeMap<String, u64> {
-        self.series("durable_operator_api_requests_total", |labels| !["\"read\"", "\"watch\""].iter().any(|verb| labels.contains(verb))).await
+        self.series("durable_operator_api_requests_total", |labels| !["\"read\"", "\"watch\""].iter().any(|verb| labels.contains(verb)))
+            .await
     }
 
     /// Requests to the storage account, by operation and code.
