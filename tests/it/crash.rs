@@ -141,7 +141,7 @@ async fn without_the_feature_the_variable_does_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_time_no_run_is_lost_and_none_doubled() {
     const RUNS: usize = 50;
-    const KILLS: usize = 6;
+    const KILLS: usize = 10;
     let world = World::new("killed").await;
     let program = binaries::operator().unwrap();
     let operator = world.operator().await;
@@ -163,17 +163,17 @@ async fn killed_at_any_time_no_run_is_lost_and_none_doubled() {
     drop(operator);
     world.apply(&json!({"apiVersion": "v1", "kind": "List", "items": objects}));
     let mut kills = Vec::new();
-    for _ in 0..KILLS {
+    while kills.len() < KILLS && settled().await.len() < RUNS {
         let mut operator = world.start_operator(&program, &[]);
         operator.until_ready().await;
         // A random moment within the work: the wait is the fault that is injected, nothing relies on its length.
-        let moment = Duration::from_millis(random() % 1500);
+        let moment = Duration::from_millis(random() % 1000);
         tokio::time::sleep(moment).await;
         operator.process.signal(Signal::Kill);
         operator.process.wait(PATIENCE).unwrap();
-        kills.push((moment, settled().await.len()));
+        kills.push(format!("{moment:?}: {} started, {} settled", Runs::read(&world).await.instances().len(), settled().await.len()));
     }
-    assert!(kills[0].1 < RUNS, "all had settled before the first kill: {kills:?}");
+    assert!(kills.len() > 2, "all had settled before the third kill: {kills:?}");
     let _operator = world.operator().await;
     let objects = eventually(&format!("all settle after {kills:?}"), async || {
         let settled = settled().await;
@@ -185,7 +185,7 @@ async fn killed_at_any_time_no_run_is_lost_and_none_doubled() {
     for object in &objects {
         runs.assert_ran_once(object, "Completed", 3);
     }
-    println!("(moment after ready, settled objects at the kill): {kills:?}");
+    println!("kills after ready: {kills:#?}");
 }
 
 /// Not from a seed: each run of the test kills at other moments, and prints them.

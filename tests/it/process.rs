@@ -99,6 +99,46 @@ async fn readiness_names_the_missing_crds_and_heals() {
     operator.until_ready().await;
 }
 
+/// An operator that may list Orchestrations before it may list TaskHubs: as if that list took long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orchestration_whose_task_hub_is_missing_says_so_also_if_the_hubs_are_listed_later() {
+    let world = World::without_hub("listed_later").await;
+    let user = format!("operator-{}", world.namespace);
+    let kubeconfig = bed().control_plane.kubeconfig_for(&user, &[]).unwrap();
+    let grant = |name: &str, kind: &str, rule: serde_json::Value| {
+        let api = "rbac.authorization.k8s.io/v1";
+        let name = format!("{name}-{}", world.namespace);
+        let subject = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user});
+        let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name});
+        world.apply(&json!({"apiVersion": api, "kind": kind, "metadata": {"name": name}, "rules": [rule]}));
+        world.apply(&json!({
+            "apiVersion": api, "kind": format!("{kind}Binding"), "metadata": {"name": name}, "subjects": [subject], "roleRef": role
+        }));
+    };
+    let ours = |resources: &[&str]| json!({"apiGroups": ["durable-operator.dev"], "resources": resources, "verbs": ["*"]});
+    let crds = json!({"apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"], "verbs": ["get"]});
+    grant("crds", "ClusterRole", crds);
+    grant("orchestrations", "Role", ours(&["orchestrations", "orchestrations/status"]));
+    world.orchestration("orphan", "Echo", json!({}));
+
+    let kubeconfig = kubeconfig.to_string_lossy();
+    let operator = world.start_operator(&binaries::operator().unwrap(), &[("KUBECONFIG", &kubeconfig)]);
+    eventually("the Orchestration was looked at", async || {
+        let looked = match operator.get("/metrics").await {
+            Ok(_) => operator.counter("durable_operator_reconcile_ended_total", &["kind=\"Orchestration\""]).await,
+            Err(_) => 0,
+        };
+        if looked > 0 { Ok(()) } else { Err(operator.process.output()) }
+    })
+    .await;
+    let (code, missing) = operator.get("/readyz").await.unwrap();
+    assert!(code == 503 && missing.contains("the first list of TaskHubs") && !missing.contains("of Orchestrations"), "{missing}");
+    assert!(world.status("orphan").await.conditions.is_empty(), "it was judged before the TaskHubs were listed");
+
+    grant("taskhubs", "Role", ours(&["taskhubs", "taskhubs/status"]));
+    world.reason("orphan", "TaskHubNotFound").await;
+}
+
 /// A whole run, and a failed one, with everything logged: nothing that the operator says anywhere holds the key or the payloads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logs_are_json_and_nothing_says_a_secret() {

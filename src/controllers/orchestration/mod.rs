@@ -34,6 +34,9 @@ use crate::poller::{Poller, Seen, Subscription};
 
 type Object = Envelope<Orchestration>;
 
+/// An object whose hub is not known yet, since the operator has just started, is looked at again after this. It costs no request.
+const UNKNOWN_HUB_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// The controller's parts.
 pub struct Orchestrations {
     /// Writes statuses.
@@ -219,6 +222,15 @@ impl Orchestrations {
         }
     }
 
+    /// Something failed in the hub. Its TaskHub may know better why, and this object is told when that changes: it need not
+    /// sit out its pause.
+    fn doubt_hub(&self, subject: &Subject) {
+        let Some(hub) = &subject.hub else { return };
+        self.followed().entry(subject.object.uid().to_owned()).or_insert_with(|| Followed::of(hub));
+        self.hubs.follow(hub, subject.dependent());
+        self.hubs.doubt(hub);
+    }
+
     fn unfollow(&self, uid: &str, dependent: &Dependent) {
         if let Some(followed) = self.followed().remove(uid) {
             self.hubs.unfollow(&followed.hub, dependent);
@@ -240,20 +252,14 @@ impl Reconciler for Orchestrations {
         let subject = Subject::read(object);
         let (facts, view) = self.observe(&subject);
         let decision = decide(&facts);
-        let (asked, at_once) = (facts.asked, facts.asked && matches!(decision, Decision::Follow));
-        let outcome = match self.act(&subject, decision, &view).await {
-            Ok(outcome) => outcome,
-            Err(failure) => {
-                // Its TaskHub may know better why, and this object is told when that changes: it need not sit out its pause.
-                if let Some(hub) = &subject.hub {
-                    self.followed().entry(subject.object.uid().to_owned()).or_insert_with(|| Followed::of(hub));
-                    self.hubs.follow(hub, subject.dependent());
-                    self.hubs.doubt(hub);
-                }
-                return Err(failure);
-            }
-        };
-        let status = match outcome {
+        let asked = facts.asked;
+        let at_once = asked && matches!(decision, Decision::Follow);
+        let hub_unknown = facts.hub == Hub::Unknown && matches!(decision, Decision::Wait);
+        let acted = self.act(&subject, decision, &view).await;
+        if acted.is_err() {
+            self.doubt_hub(&subject);
+        }
+        let status = match acted? {
             Some(outcome) => match self.report(&subject, &outcome, newest).await? {
                 Some(status) => status,
                 None => return Ok(Next::After(STALE_AGAIN_AFTER)),
@@ -265,7 +271,8 @@ impl Reconciler for Orchestrations {
             // Who asks does not want to wait for the next read of its pace.
             self.poller.hurry(hub, subject.object.uid());
         }
-        Ok(next(&status, Time::now()))
+        // Nobody tells of a TaskHub that turns out not to exist when all are listed.
+        Ok(if hub_unknown { Next::After(UNKNOWN_HUB_AGAIN_AFTER) } else { next(&status, Time::now()) })
     }
 
     fn forget(&self, object: &ObjectRef<Object>, uid: &str) {

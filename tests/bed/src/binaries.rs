@@ -27,6 +27,15 @@ pub fn operator() -> Result<PathBuf, BedError> {
     once(&BUILT, || build("durable-operator", &[], None))
 }
 
+/// The operator with optimisation, for figures.
+///
+/// # Errors
+/// If it does not build.
+pub fn operator_optimised() -> Result<PathBuf, BedError> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    once(&BUILT, || build("durable-operator", &["--release"], None))
+}
+
 /// The operator with the feature `crash-points`: its own file, the same dependencies.
 ///
 /// # Errors
