@@ -4,7 +4,7 @@
 //! comparison with the bare client of the same run only; the thresholds on counts are in the tests.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports, reason = "the integration tests use the rest")]
 #[path = "../it/support/mod.rs"]
 mod support;
 
