@@ -134,6 +134,7 @@ enum Text {
 #[derive(Debug, Clone)]
 pub struct StartWritten {
     instance_id: String,
+    created: Time,
     text: String,
     scheduled_start_time: Option<Time>,
 }
@@ -213,7 +214,8 @@ impl PreparedStart {
             Text::Inline(text) => text.clone(),
             Text::Large(large) => large.wrapper(),
         };
-        StartWritten { instance_id: self.request.instance_id.as_str().to_owned(), text, scheduled_start_time: self.request.scheduled_start_time }
+        let StartRequest { instance_id, scheduled_start_time, .. } = &self.request;
+        StartWritten { instance_id: instance_id.as_str().to_owned(), created: self.created, text, scheduled_start_time: *scheduled_start_time }
     }
 
     fn parts(&self, hub: &TaskHub, generation: i32) -> Parts {
@@ -293,8 +295,6 @@ fn tags_text(tags: &[(String, String)]) -> String {
 impl StartWritten {
     /// The start message of a row that was written earlier, made from what the row says. No request, one for a large input.
     ///
-    /// Tags are not in it: the engine has them in the row's message only.
-    ///
     /// # Errors
     /// [`NotStartable`] if the row shows that the start was consumed, or cannot say what it was.
     pub async fn again(hub: &TaskHub, instance: &Instance) -> Result<StartWritten, NotStartable> {
@@ -302,7 +302,7 @@ impl StartWritten {
             return Err(NotStartable::HasStarted);
         }
         let (execution_id, created) = instance.execution_id.as_deref().zip(instance.created_time).ok_or(NotStartable::Incomplete)?;
-        let written = |text| StartWritten { instance_id: instance.id.clone(), text, scheduled_start_time: instance.scheduled_start_time };
+        let written = |text| StartWritten { instance_id: instance.id.clone(), created, text, scheduled_start_time: instance.scheduled_start_time };
         let input = match &instance.input {
             None => None,
             Some(Payload::Inline(text)) => Some(text.clone()),
@@ -321,6 +321,11 @@ impl StartWritten {
         let message = Message::start(started, created, hub.next_start_number());
         // What went inline once goes inline again: the row's input is not larger than it was.
         Ok(written(message.encode().map_err(|_| NotStartable::Incomplete)?))
+    }
+
+    /// The creation time that the row has.
+    pub fn created_time(&self) -> Time {
+        self.created
     }
 
     /// Sends the start message. One request. Sending it twice is harmless.

@@ -22,18 +22,13 @@ pub async fn start(hub: &ReadyHub, wish: &Wish) -> Result<Outcome, Failure> {
     let request = StartRequest {
         instance_id: wish.identity.instance_id.clone(),
         execution_id: wish.identity.execution_id.clone(),
-        version: None,
         input: wish.input.as_ref().and_then(|input| input_text(input.value.text())),
         columns: vec![(OWNER_COLUMN.to_owned(), wish.identity.owner.clone())],
+        ..StartRequest::new(wish.function_name.as_str())
     };
-    let prepared = match PreparedStart::new(&hub.client, request) {
+    let prepared = match PreparedStart::new(request) {
         Ok(prepared) => prepared,
-        Err(StartError::TooLarge(why)) => {
-            return Ok(refused(
-                "InputTooLarge",
-                format!("{why}. Put the large part where the function can fetch it, and pass a reference"),
-            ));
-        }
+        Err(StartError::TooLarge { bytes }) => return Ok(too_large(bytes)),
         Err(StartError::InvalidInput(why)) => return Ok(refused("InputInvalid", format!("spec.input.value is not JSON: {why}"))),
         Err(error) => return Err(Failure::new("storage", error)),
     };
@@ -45,7 +40,7 @@ pub async fn start(hub: &ReadyHub, wish: &Wish) -> Result<Outcome, Failure> {
         Ok(written) => {
             crash_points::reached(at::ROW_WRITTEN);
             send(&hub.client, &written).await?;
-            Ok(accepted(wish))
+            Ok(accepted(wish, &written))
         }
         Err(StartError::AlreadyExists) => taken(hub, wish).await,
         Err(error) => Err(Failure::new("storage", error)),
@@ -65,8 +60,8 @@ async fn taken(hub: &ReadyHub, wish: &Wish) -> Result<Outcome, Failure> {
                 return row(hub, instance.into()).await;
             }
             // Died after the row, or the answer of the insert was lost. The message may have been sent: a second one is swallowed.
-            send_for(hub, &instance).await?;
-            Ok(accepted(wish))
+            let written = send_for(hub, &instance).await?;
+            Ok(accepted(wish, &written))
         }
         Whose::OfObject(owner) => Ok(Outcome::Conflict { instance_id: id.to_owned(), status: instance.runtime_status, owner: Some(owner) }),
         Whose::Foreign => Ok(Outcome::Conflict { instance_id: id.to_owned(), status: instance.runtime_status, owner: None }),
@@ -77,16 +72,17 @@ async fn taken(hub: &ReadyHub, wish: &Wish) -> Result<Outcome, Failure> {
 pub async fn send_again(hub: &ReadyHub, instance_id: &str) -> Result<(), Failure> {
     let found = hub.client.get(instance_id).await.map_err(|error| Failure::new("storage", error))?;
     match found {
-        Some(instance) if !instance.has_started => send_for(hub, &instance).await,
+        Some(instance) if !instance.has_started => send_for(hub, &instance).await.map(drop),
         // A worker took it up, or somebody purged it, since it was seen: the next read shows it.
         Some(_) | None => Ok(()),
     }
 }
 
 /// Sends the start message that the row stands for.
-async fn send_for(hub: &ReadyHub, instance: &Instance) -> Result<(), Failure> {
+async fn send_for(hub: &ReadyHub, instance: &Instance) -> Result<StartWritten, Failure> {
     let written = StartWritten::again(&hub.client, instance).await.map_err(|error| Failure::new("row_incomplete", error))?;
-    send(&hub.client, &written).await
+    send(&hub.client, &written).await?;
+    Ok(written)
 }
 
 /// The row with its output, which may lie in a blob.
@@ -109,8 +105,12 @@ async fn send(hub: &TaskHub, written: &StartWritten) -> Result<(), Failure> {
     Ok(())
 }
 
-fn accepted(wish: &Wish) -> Outcome {
-    Outcome::Accepted { instance_id: wish.identity.instance_id.as_str().to_owned(), execution_id: wish.identity.execution_id.clone() }
+fn accepted(wish: &Wish, written: &StartWritten) -> Outcome {
+    Outcome::Accepted {
+        instance_id: wish.identity.instance_id.as_str().to_owned(),
+        execution_id: wish.identity.execution_id.clone(),
+        created_time: written.created_time(),
+    }
 }
 
 fn too_large(bytes: usize) -> Outcome {

@@ -51,12 +51,9 @@ async fn start_by_client(hub: &TestHub, recording: &Recording) {
     let command = recording.commands("start").next().unwrap();
     let client = TaskHub::connect(hub.storage.clone(), hub.name.clone(), None).await.unwrap();
     let request = StartRequest {
-        name: command["name"].as_str().unwrap().to_owned(),
         instance_id: InstanceId::new(command["id"].as_str().unwrap()).unwrap(),
-        execution_id: uuid::Uuid::new_v4().simple().to_string(),
-        version: None,
         input: command.get("input").map(ToString::to_string),
-        columns: Vec::new(),
+        ..StartRequest::new(command["name"].as_str().unwrap())
     };
     client.start(request).await.unwrap();
 }
