@@ -53,7 +53,9 @@ async fn dies_at(point: &'static str) {
     operator.until_ready().await;
     world.ready_hub().await;
     world.orchestration("run", case.function, json!({"input": case.input}));
-    let ended = operator.process.wait(PATIENCE).unwrap();
+    // Without blocking: other points are at work in the same task, with time-outs of their own.
+    let ended =
+        eventually(&format!("{point}: the operator dies"), async || operator.process.ended().ok_or_else(|| "it runs".to_owned())).await;
     assert_eq!(ended.code(), Some(ABORTED), "{point}: {}", operator.process.output());
     let said = format!("crash point {point} reached");
     assert_eq!(operator.process.output().lines().filter(|line| **line == said).count(), 1, "{point}: {}", operator.process.output());
@@ -119,11 +121,15 @@ fn every_crash_point_has_its_test() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_that_was_cut_off_is_finished_once() {
+    binaries::operator_with_crash_points().unwrap();
+    binaries::worker().unwrap();
     tokio::join!(dies_at(WITHOUT_WORKER[0]), dies_at(WITHOUT_WORKER[1]), dies_at(WITHOUT_WORKER[2]), dies_at(WITHOUT_WORKER[3]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_is_under_way_or_over_is_only_shown() {
+    binaries::operator_with_crash_points().unwrap();
+    binaries::worker().unwrap();
     tokio::join!(dies_at(WITH_WORKER[0]), dies_at(WITH_WORKER[1]));
 }
 
