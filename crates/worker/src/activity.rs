@@ -10,13 +10,13 @@ use std::time::Duration;
 use durable_taskhub::Time;
 use durable_taskhub::event::{Event, EventKind};
 use durable_taskhub::message::{Decoded, Message, Sender};
-use durable_taskhub::storage::{Queue, QueueMessage};
+use durable_taskhub::storage::{Queue, QueueMessage, StorageError};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::hub::{Hub, SendError};
+use crate::hub::Hub;
 use crate::poll::{self, Pace};
-use crate::samples;
+use crate::samples::{self, activities::Markers};
 
 /// How many activities run at the same time.
 const CONCURRENT: usize = 16;
@@ -65,10 +65,13 @@ pub async fn serve(hub: Arc<Hub>, mut stop: watch::Receiver<bool>) {
 async fn run(hub: &Hub, queue: &Queue, item: QueueMessage) {
     let message = match Message::decode(&item.text) {
         Ok(Decoded::Message(message)) => message,
-        Ok(Decoded::Wrapper { .. }) => {
-            tracing::error!(queue = queue.name(), "large work items are not supported yet: put back");
-            return poll::put_back(queue, &item).await;
-        }
+        Ok(Decoded::Wrapper { blob_name }) => match hub.large.message(&blob_name).await {
+            Ok(message) => Box::new(message),
+            Err(error) => {
+                tracing::error!(queue = queue.name(), message = item.id, %error, "the large work item cannot be read: put back");
+                return poll::put_back(queue, &item).await;
+            }
+        },
         Err(error) => {
             tracing::error!(queue = queue.name(), message = item.id, %error, "the work item cannot be read: put back");
             return poll::put_back(queue, &item).await;
@@ -78,7 +81,7 @@ async fn run(hub: &Hub, queue: &Queue, item: QueueMessage) {
         tracing::error!(queue = queue.name(), kind = message.event.kind.event_type(), "no work item: put back");
         return poll::put_back(queue, &item).await;
     };
-    let kind = result(name, input.as_deref(), message.event.event_id);
+    let kind = result(&hub.markers, name, input.as_deref(), message.event.event_id);
     match answer(hub, &message, kind).await {
         Ok(()) => poll::delete(queue, &item).await,
         Err(error) => {
@@ -88,8 +91,8 @@ async fn run(hub: &Hub, queue: &Queue, item: QueueMessage) {
     }
 }
 
-fn result(name: &str, input: Option<&str>, id: i32) -> EventKind {
-    match samples::activity(name).and_then(|activity| activity(input)) {
+fn result(markers: &Markers, name: &str, input: Option<&str>, id: i32) -> EventKind {
+    match samples::activity(name).and_then(|activity| activity(markers, input)) {
         Ok(result) => EventKind::TaskCompleted { task_scheduled_id: id, result },
         Err(failure) => EventKind::TaskFailed {
             task_scheduled_id: id,
@@ -100,9 +103,10 @@ fn result(name: &str, input: Option<&str>, id: i32) -> EventKind {
     }
 }
 
-async fn answer(hub: &Hub, question: &Message, kind: EventKind) -> Result<(), SendError> {
+async fn answer(hub: &Hub, question: &Message, kind: EventKind) -> Result<(), StorageError> {
     let (instance_id, execution_id) = (question.instance_id.clone(), question.execution_id.clone());
-    let message = Message::new(&instance_id, execution_id.as_deref(), Event::new(Time::now(), kind), 0);
+    let answer = Message::new(&instance_id, execution_id.as_deref(), Event::new(Time::now(), kind), 0);
+    let message = Message { episode: question.episode, ..answer };
     let sender = Sender { instance_id: Some(instance_id), execution_id };
     hub.send_to_instance(&hub.number(message, sender), Duration::ZERO).await
 }
@@ -113,9 +117,11 @@ mod tests {
 
     #[test]
     fn results_and_failures_carry_the_task_id() {
-        let done = result("SayHello", Some(r#""Tokyo""#), 3);
+        let done = result(&Markers::default(), "SayHello", Some(r#""Tokyo""#), 3);
         assert_eq!(done, EventKind::TaskCompleted { task_scheduled_id: 3, result: Some(r#""Hello Tokyo!""#.into()) });
-        let EventKind::TaskFailed { task_scheduled_id: 4, reason: Some(reason), .. } = result("Nope", None, 4) else { panic!() };
+        let EventKind::TaskFailed { task_scheduled_id: 4, reason: Some(reason), .. } = result(&Markers::default(), "Nope", None, 4) else {
+            panic!()
+        };
         assert!(reason.starts_with("Activity function 'Nope' failed: The function 'Nope' doesn't exist"), "{reason}");
     }
 }

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::batch::{self, Received};
 use crate::checkpoint::timer_delay;
 use crate::hub::Hub;
+use crate::large::LargeValueError;
 use crate::poll::{self, Pace};
 use crate::session;
 use crate::start_filter::{Start, Verdict, judge};
@@ -57,16 +58,12 @@ pub async fn serve(hub: Arc<Hub>, index: usize, mut stop: watch::Receiver<bool>)
 async fn work(hub: &Hub, queue: &Queue, messages: Vec<QueueMessage>) {
     let mut received = Vec::new();
     for raw in messages {
-        match Message::decode(&raw.text) {
-            Ok(Decoded::Message(message)) => {
-                let candidate = Received { raw, message: *message, received_at: Time::now() };
+        match read(hub, &raw.text).await {
+            Ok(message) => {
+                let candidate = Received { raw, message, received_at: Time::now() };
                 if is_due(queue, &candidate).await && may_run(hub, queue, &candidate).await {
                     received.push(candidate);
                 }
-            }
-            Ok(Decoded::Wrapper { blob_name }) => {
-                tracing::error!(queue = queue.name(), message = raw.id, blob_name, "large messages are not supported yet: put back");
-                poll::put_back(queue, &raw).await;
             }
             Err(error) => {
                 tracing::error!(queue = queue.name(), message = raw.id, %error, "the message cannot be read: put back");
@@ -81,6 +78,14 @@ async fn work(hub: &Hub, queue: &Queue, messages: Vec<QueueMessage>) {
             }
         })
         .await;
+}
+
+/// The message itself, or the one in the blob that it names.
+async fn read(hub: &Hub, text: &str) -> Result<Message, LargeValueError> {
+    match Message::decode(text)? {
+        Decoded::Message(message) => Ok(*message),
+        Decoded::Wrapper { blob_name } => hub.large.message(&blob_name).await,
+    }
 }
 
 /// A timer beyond the longest delay of a message comes too soon: it is put back for what is left.

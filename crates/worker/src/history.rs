@@ -1,12 +1,15 @@
 //! Reading and writing an instance's history (task-hub.md 5.1 to 5.3).
 //!
 //! The sentinel row's ETag is the lock of the whole history: whoever lost it
-//! writes nothing. Values in blobs are not read yet; such a history is an error.
+//! writes nothing. The rows are kept as stored beside the events that they mean,
+//! since they name the blobs of large values.
 
 use durable_taskhub::Time;
 use durable_taskhub::event::{Event, EventError};
 use durable_taskhub::names::escape_key;
 use durable_taskhub::storage::{Condition, ETag, Entity, Operation, Query, StorageError, Table, Value, quote};
+
+use crate::large::{LargeValueError, LargeValues};
 
 /// The most event rows of one transaction; the sentinel is the hundredth.
 const ROWS_PER_TRANSACTION: usize = 99;
@@ -20,8 +23,10 @@ const MAX_PAGES: usize = 200;
 pub struct History {
     /// The current execution, by the sentinel; by the first row if there is none.
     pub execution_id: Option<String>,
-    /// Its events.
+    /// Its events, large values included.
     pub events: Vec<Event>,
+    /// The rows of the events, as stored.
+    pub rows: Vec<Entity>,
     /// The lock; none before the first checkpoint.
     pub sentinel: Option<ETag>,
 }
@@ -32,7 +37,15 @@ pub enum HistoryError {
     /// Storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// A row is not as the engine writes it, or has its value in a blob.
+    /// A large value cannot be read.
+    #[error("history row {row_key}: {source}")]
+    Large {
+        /// The row's key.
+        row_key: String,
+        /// What is wrong.
+        source: LargeValueError,
+    },
+    /// A row is not as the engine writes it.
     #[error("history row {row_key}: {source}")]
     Row {
         /// Its row key.
@@ -52,7 +65,7 @@ pub enum HistoryError {
 ///
 /// # Errors
 /// [`HistoryError`].
-pub async fn load(table: &Table, instance_id: &str) -> Result<History, HistoryError> {
+pub async fn load(table: &Table, large: &LargeValues, instance_id: &str) -> Result<History, HistoryError> {
     let mut query = Query { filter: Some(format!("PartitionKey eq {}", quote(&escape_key(instance_id)))), ..Query::default() };
     let mut rows = Vec::new();
     for page in 0.. {
@@ -66,40 +79,36 @@ pub async fn load(table: &Table, instance_id: &str) -> Result<History, HistoryEr
         }
         query.continuation = page.continuation;
     }
-    current(&rows)
+    let mut history = current(rows);
+    for row in &history.rows {
+        let mut whole = row.clone();
+        large.bring_back(&mut whole).await.map_err(|source| HistoryError::Large { row_key: row.row_key.clone(), source })?;
+        let event = Event::from_row(&whole).map_err(|source| HistoryError::Row { row_key: row.row_key.clone(), source })?;
+        history.events.push(event);
+    }
+    Ok(history)
 }
 
-fn current(rows: &[Entity]) -> Result<History, HistoryError> {
-    let sentinel = rows.iter().find(|row| row.row_key == "sentinel");
-    let execution_id = sentinel.or(rows.first()).and_then(|row| row.text("ExecutionId")).map(str::to_owned);
-    let events = rows
-        .iter()
-        .take_while(|row| row.row_key != "sentinel" && row.text("ExecutionId") == execution_id.as_deref())
-        .map(|row| Event::from_row(row).map_err(|source| HistoryError::Row { row_key: row.row_key.clone(), source }))
-        .collect::<Result<_, _>>()?;
-    Ok(History { execution_id, events, sentinel: sentinel.and_then(|row| row.etag.clone()) })
+/// The rows of the current execution; the events are still to be read.
+fn current(mut rows: Vec<Entity>) -> History {
+    let sentinel = rows.iter().position(|row| row.row_key == "sentinel").map(|at| rows.remove(at));
+    let execution_id = sentinel.as_ref().or(rows.first()).and_then(|row| row.text("ExecutionId")).map(str::to_owned);
+    let end = rows.iter().position(|row| row.text("ExecutionId") != execution_id.as_deref());
+    rows.truncate(end.unwrap_or(rows.len()));
+    History { execution_id, events: Vec::new(), rows, sentinel: sentinel.and_then(|row| row.etag) }
 }
 
-/// Appends `events` behind the first `known` ones of the execution, under the lock `sentinel`.
+/// Writes the event `rows` of an execution under the lock `sentinel`; `key` is the escaped instance ID.
 ///
 /// # Errors
 /// [`HistoryError::Lost`] if the lock was changed by somebody else; nothing of the failing transaction is written.
-pub async fn append(
-    table: &Table,
-    instance_id: &str,
-    execution_id: &str,
-    known: usize,
-    events: &[Event],
-    sentinel: Option<ETag>,
-) -> Result<(), HistoryError> {
-    let key = escape_key(instance_id);
-    let rows: Vec<Entity> = (known..).zip(events).map(|(ordinal, event)| event.to_row(&key, ordinal as u64, execution_id)).collect();
+pub async fn append(table: &Table, key: &str, execution_id: &str, rows: &[Entity], sentinel: Option<ETag>) -> Result<(), HistoryError> {
     let mut lock = sentinel;
-    let transactions = split(rows);
+    let transactions = split(rows.to_vec());
     let last = transactions.len().saturating_sub(1);
     for (index, rows) in transactions.into_iter().enumerate() {
         let mut operations: Vec<Operation> = rows.into_iter().map(|row| Operation::Replace(row, Condition::Upsert)).collect();
-        let mut row = Entity::new(key.as_str(), "sentinel").with("ExecutionId", execution_id).with("IsCheckpointComplete", index == last);
+        let mut row = Entity::new(key, "sentinel").with("ExecutionId", execution_id).with("IsCheckpointComplete", index == last);
         if index == last {
             row.set("CheckpointCompletedTimestamp", Time::now());
         }
@@ -156,10 +165,10 @@ mod tests {
     fn leftovers_of_an_earlier_execution_end_the_history() {
         let mut sentinel = Entity::new("i", "sentinel").with("ExecutionId", "new");
         sentinel.etag = Some(ETag("7".into()));
-        let history = current(&[row(0, "new"), row(1, "new"), row(2, "old"), row(3, "new"), sentinel]).unwrap();
-        assert_eq!((history.execution_id.as_deref(), history.events.len(), history.sentinel), (Some("new"), 2, Some(ETag("7".into()))));
-        let none = current(&[]).unwrap();
-        assert_eq!((none.execution_id, none.events.len(), none.sentinel), (None, 0, None));
+        let history = current(vec![row(0, "new"), row(1, "new"), row(2, "old"), row(3, "new"), sentinel]);
+        assert_eq!((history.execution_id.as_deref(), history.rows.len(), history.sentinel), (Some("new"), 2, Some(ETag("7".into()))));
+        let none = current(Vec::new());
+        assert_eq!((none.execution_id, none.rows.len(), none.sentinel), (None, 0, None));
     }
 
     #[test]

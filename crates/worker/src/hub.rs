@@ -2,12 +2,14 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use durable_taskhub::message::{Message, Sender, TooLargeForQueue};
+use durable_taskhub::message::{Message, Sender};
 use durable_taskhub::names::HubName;
 use durable_taskhub::partition::{PartitionCount, partition_of};
 use durable_taskhub::storage::{Queue, Storage, StorageError, Table};
 
+use crate::large::LargeValues;
 use crate::poll::Bell;
+use crate::samples::activities::Markers;
 
 /// The queues and tables of one hub, by their use.
 pub struct Hub {
@@ -25,29 +27,24 @@ pub struct Hub {
     pub control: Vec<(Queue, Bell)>,
     /// The work-item queue with the bell of its reader.
     pub work_items: (Queue, Bell),
+    /// Messages and values that lie in blobs.
+    pub large: LargeValues,
+    /// The marker files of the sample activities.
+    pub markers: Markers,
     sequence: AtomicI64,
-}
-
-/// A message could not be sent.
-#[derive(Debug, thiserror::Error)]
-pub enum SendError {
-    /// It needs a blob, which this worker does not write yet.
-    #[error(transparent)]
-    TooLarge(#[from] TooLargeForQueue),
-    /// The queue refused it.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
 }
 
 impl Hub {
     /// The hub `name` with `partitions` control queues. Sends nothing.
-    pub fn new(storage: &Storage, name: HubName, partitions: PartitionCount) -> Hub {
+    pub fn new(storage: &Storage, name: HubName, partitions: PartitionCount, markers: Markers) -> Hub {
         Hub {
             instances: storage.table(&name.instances_table()),
             history: storage.table(&name.history_table()),
             leases: storage.table(&name.partitions_table()),
             control: (0..partitions.get()).map(|index| (storage.queue(&name.control_queue(index)), Bell::default())).collect(),
             work_items: (storage.queue(&name.work_item_queue()), Bell::default()),
+            large: LargeValues::new(storage, &name),
+            markers,
             sequence: AtomicI64::new(0),
             partitions,
             name,
@@ -62,12 +59,12 @@ impl Hub {
     /// Puts a message for an instance into its control queue; `delay` is whole seconds.
     ///
     /// # Errors
-    /// [`SendError`] if it is too large, or storage fails.
-    pub async fn send_to_instance(&self, message: &Message, delay: std::time::Duration) -> Result<(), SendError> {
+    /// Storage failed.
+    pub async fn send_to_instance(&self, message: &Message, delay: std::time::Duration) -> Result<(), StorageError> {
         let index = partition_of(&message.instance_id, self.partitions) as usize;
         // `partition_of` is below the count that made the list; there is nothing else to do for an empty one.
         let Some((queue, bell)) = self.control.get(index) else { return Ok(()) };
-        queue.put(&message.encode()?, delay).await?;
+        queue.put(&self.large.queue_text(message).await?, delay).await?;
         if delay.is_zero() {
             bell.ring();
         }
@@ -77,9 +74,9 @@ impl Hub {
     /// Puts a message for an activity into the work-item queue.
     ///
     /// # Errors
-    /// [`SendError`] if it is too large, or storage fails.
-    pub async fn send_work_item(&self, message: &Message) -> Result<(), SendError> {
-        self.work_items.0.put(&message.encode()?, std::time::Duration::ZERO).await?;
+    /// Storage failed.
+    pub async fn send_work_item(&self, message: &Message) -> Result<(), StorageError> {
+        self.work_items.0.put(&self.large.queue_text(message).await?, std::time::Duration::ZERO).await?;
         self.work_items.1.ring();
         Ok(())
     }

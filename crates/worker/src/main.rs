@@ -1,18 +1,20 @@
 //! The command `durable-worker`: arguments, logs and signals around [`durable_worker::Worker`].
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use durable_taskhub::names::HubName;
 use durable_taskhub::partition::PartitionCount;
 use durable_taskhub::storage::{Account, Options, Storage};
+use durable_worker::samples::activities::Markers;
 use durable_worker::{Worker, create};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 /// Sample worker for a Durable Functions task hub on Azure Storage.
 ///
-/// Runs the sample orchestrators HelloSequence, Echo, Sleep and Fail. For demos and tests of the operator, not for production; do not let it share a hub with a real worker.
+/// Runs sample orchestrators: Approval, ApprovalWithTimeout, BigOutput, Cascade, Chain, Counter, CustomStatus, Echo, Fail, FailInActivity, FailNested, FailOnce, FanOut, Flaky, HelloSequence, ParentChild, Sleep. For demos and tests of the operator, not for production; do not let it share a hub with a real worker.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -31,6 +33,9 @@ struct Arguments {
     /// How many partitions --create-hub makes, 1 to 16. An existing hub has as many as its Partitions table has rows.
     #[arg(long, value_name = "N", env = "DURABLE_PARTITION_COUNT", default_value = "4", value_parser = partition_count)]
     partition_count: PartitionCount,
+    /// Folder of marker files, by which Flaky is healed (a file named by the key) and FailOnce knows that it failed.
+    #[arg(long, value_name = "FOLDER", env = "FLAKY_DIR")]
+    flaky_dir: Option<PathBuf>,
 }
 
 fn partition_count(text: &str) -> Result<PartitionCount, &'static str> {
@@ -63,7 +68,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     }
     let worker_id = format!("durable-worker-{}", uuid::Uuid::new_v4().simple());
     let hub = arguments.task_hub_name.to_string();
-    let worker = Worker::open(&storage, arguments.task_hub_name, worker_id).await?;
+    let worker = Worker::open(&storage, arguments.task_hub_name, worker_id, Markers(arguments.flaky_dir)).await?;
     tracing::info!(hub, "serving");
     worker.run(stop).await?;
     tracing::info!(hub, "stopped");

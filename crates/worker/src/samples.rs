@@ -1,20 +1,41 @@
 //! The functions that this worker knows: the same that the recordings of the real engine ran.
+//!
+//! Owns the list of names; the code is in [`orchestrators`] and [`activities`].
 
-use std::time::Duration;
+pub mod activities;
+pub mod orchestrators;
 
-use crate::replay::{Context, Failure, Orchestrator};
+use crate::context::{Failure, Orchestrator};
+use activities::Activity;
 
-/// An activity: from a text of JSON to another, or the message of an exception.
-pub type Activity = fn(Option<&str>) -> Result<Option<String>, Failure>;
-
-const ORCHESTRATORS: [(&str, Orchestrator); 4] = [
-    ("Echo", |context| Box::pin(echo(context))),
-    ("Fail", |context| Box::pin(fail(context))),
-    ("HelloSequence", |context| Box::pin(hello_sequence(context))),
-    ("Sleep", |context| Box::pin(sleep(context))),
+const ORCHESTRATORS: [(&str, Orchestrator); 17] = [
+    ("Approval", |context| Box::pin(orchestrators::approval(context))),
+    ("ApprovalWithTimeout", |context| Box::pin(orchestrators::approval_with_timeout(context))),
+    ("BigOutput", |context| Box::pin(orchestrators::big_output(context))),
+    ("Cascade", |context| Box::pin(orchestrators::cascade(context))),
+    ("Chain", |context| Box::pin(orchestrators::chain(context))),
+    ("Counter", |context| Box::pin(orchestrators::counter(context))),
+    ("CustomStatus", |context| Box::pin(orchestrators::custom_status(context))),
+    ("Echo", |context| Box::pin(orchestrators::echo(context))),
+    ("Fail", |context| Box::pin(orchestrators::fail(context))),
+    ("FailInActivity", |context| Box::pin(orchestrators::fail_in_activity(context))),
+    ("FailNested", |context| Box::pin(orchestrators::fail_nested(context))),
+    ("FailOnce", |context| Box::pin(orchestrators::three_steps(context, "FailOnceActivity"))),
+    ("FanOut", |context| Box::pin(orchestrators::fan_out(context))),
+    ("Flaky", |context| Box::pin(orchestrators::three_steps(context, "FlakyActivity"))),
+    ("HelloSequence", |context| Box::pin(orchestrators::hello_sequence(context))),
+    ("ParentChild", |context| Box::pin(orchestrators::parent_child(context))),
+    ("Sleep", |context| Box::pin(orchestrators::sleep(context))),
 ];
 
-const ACTIVITIES: [(&str, Activity); 1] = [("SayHello", say_hello)];
+const ACTIVITIES: [(&str, Activity); 6] = [
+    ("FailOnceActivity", activities::fail_once),
+    ("FlakyActivity", activities::flaky),
+    ("MakeBig", activities::make_big),
+    ("SayHello", activities::say_hello),
+    ("Square", activities::square),
+    ("ThrowNested", activities::throw_nested),
+];
 
 /// The orchestrator `name`; the failure words a missing one as the extension does (task-hub.md 9.2).
 pub fn orchestrator(name: &str) -> Result<Orchestrator, Failure> {
@@ -42,44 +63,15 @@ fn missing(name: &str, kind: &str, plural: &str, known: &[&str]) -> Failure {
     ))
 }
 
-/// `SayHello` with three cities, one after another; the three greetings.
-async fn hello_sequence(context: Context) -> Result<Option<String>, Failure> {
-    let mut greetings = Vec::new();
-    for city in ["Tokyo", "Seattle", "London"] {
-        let greeting = context.call_activity("SayHello", Some(json(&city))).await?;
-        greetings.push(greeting.unwrap_or_else(|| "null".to_owned()));
-    }
-    Ok(Some(format!("[{}]", greetings.join(","))))
-}
-
-/// Its input.
-async fn echo(context: Context) -> Result<Option<String>, Failure> {
-    Ok(context.input())
-}
-
-/// A durable timer of as many seconds as the input says, 1 without; `"slept"`.
-async fn sleep(context: Context) -> Result<Option<String>, Failure> {
-    let seconds: u64 = match context.input() {
-        None => 1,
-        Some(text) => serde_json::from_str(&text).map_err(|_| Failure("the input is not a number of seconds".to_owned()))?,
-    };
-    context.create_timer(Duration::from_secs(seconds)).await;
-    Ok(Some(json(&"slept")))
-}
-
-/// Fails with its input's text, else `failed on purpose`.
-async fn fail(context: Context) -> Result<Option<String>, Failure> {
-    let message: Option<String> = context.input().and_then(|text| serde_json::from_str(&text).ok());
-    Err(Failure(message.unwrap_or_else(|| "failed on purpose".to_owned())))
-}
-
-/// `Hello <name>!`
-fn say_hello(input: Option<&str>) -> Result<Option<String>, Failure> {
-    let name: String = input.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    Ok(Some(json(&format!("Hello {name}!"))))
-}
-
+/// A text, number or list as JSON, which cannot fail.
 fn json(value: &impl serde::Serialize) -> String {
-    // Texts and lists of texts cannot fail to serialise.
     serde_json::to_string(value).unwrap_or_default()
+}
+
+/// What a function takes when it was given nothing, or a clear failure for an input of another kind.
+fn input_or<T: serde::de::DeserializeOwned>(input: Option<&str>, expected: &str, default: T) -> Result<T, Failure> {
+    match input {
+        None | Some("null") => Ok(default),
+        Some(text) => serde_json::from_str(text).map_err(|_| Failure(format!("the input is not {expected}"))),
+    }
 }

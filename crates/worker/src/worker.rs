@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::hub::Hub;
 use crate::lease::{self, Leases};
+use crate::samples::activities::Markers;
 use crate::{activity, control, poll};
 
 /// How long a stop waits for what is at work.
@@ -41,11 +42,12 @@ pub enum WorkerError {
 }
 
 impl Worker {
-    /// A worker for the existing hub `name`: the number of partitions is that of its lease rows.
+    /// A worker for the existing hub `name`: the number of partitions is that of its lease rows. `markers` are those of the
+    /// sample activities.
     ///
     /// # Errors
     /// [`WorkerError`] if there is no such hub, or storage cannot be reached.
-    pub async fn open(storage: &Storage, name: HubName, worker_id: String) -> Result<Worker, WorkerError> {
+    pub async fn open(storage: &Storage, name: HubName, worker_id: String, markers: Markers) -> Result<Worker, WorkerError> {
         let rows = match lease::rows(&storage.table(&name.partitions_table())).await {
             Ok(rows) => rows.len(),
             Err(error) if error.is_container_not_found() => 0,
@@ -53,7 +55,7 @@ impl Worker {
         };
         let partitions = u32::try_from(rows).ok().and_then(PartitionCount::new);
         let partitions = partitions.ok_or_else(|| WorkerError::NoHub { hub: name.to_string(), rows })?;
-        let hub = Arc::new(Hub::new(storage, name, partitions));
+        let hub = Arc::new(Hub::new(storage, name, partitions, markers));
         Ok(Worker { hub, worker_id, serving: BTreeMap::new() })
     }
 

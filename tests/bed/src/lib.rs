@@ -11,7 +11,7 @@ pub mod azurite;
 pub mod binaries;
 mod certificates;
 pub mod control_plane;
-mod folder;
+pub mod folder;
 pub mod guard;
 pub mod proxy;
 pub mod recording;

@@ -21,6 +21,8 @@ use serde_json::Value as Json;
 
 /// The largest blob that a snapshot takes in, in bytes.
 const MAX_BLOB: u64 = 16 * 1024 * 1024;
+/// How the name of a hub's container of large values ends, before the name of a blob.
+const LARGE_MESSAGES: &str = "-largemessages/";
 
 /// One recorded scenario.
 #[derive(Debug, Deserialize)]
@@ -326,6 +328,7 @@ fn normalised_cell(column: &str, cell: &Cell) -> String {
         Some(_) if cell.edm == "Edm.DateTime" => "<time>".to_owned(),
         Some(text) if column == "ParentTraceContext" && text != "null" => "<trace context>".to_owned(),
         Some(text) if column.ends_with("BlobName") => normalised_name(text),
+        Some(text) if text.starts_with("http") && text.contains(LARGE_MESSAGES) => normalised_url(text),
         _ => cell.value.to_string(),
     }
 }
@@ -343,6 +346,10 @@ fn replace_members(value: &mut Json) {
         let placeholder = match name.as_str() {
             "Timestamp" | "ScheduledStartTime" | "FireAt" if member.is_string() => Some("<time>"),
             "ActivityId" => Some("<id>"),
+            "CompressedBlobName" if member.is_string() => {
+                *member = normalised_name(member.as_str().unwrap_or_default()).into();
+                None
+            }
             "ParentTraceContext" if !member.is_null() => Some("<trace context>"),
             _ => None,
         };
@@ -365,6 +372,13 @@ fn decoded(text: &str) -> String {
 fn normalised_name(name: &str) -> String {
     let random = |part: &&str| [8, 32].contains(&part.len()) && part.chars().all(|c| c.is_ascii_hexdigit());
     name.split('-').map(|part| if random(&part) { "<random>" } else { part }).collect::<Vec<_>>().join("-")
+}
+
+/// The URL of a large value, without the address of the blob service and without the random part.
+fn normalised_url(url: &str) -> String {
+    let Some((before, blob)) = url.split_once(LARGE_MESSAGES) else { return url.to_owned() };
+    let hub = before.rsplit('/').next().unwrap_or_default();
+    format!("<blobs>/{hub}{LARGE_MESSAGES}{}", normalised_name(blob))
 }
 
 /// A blob's content: unzipped if it is compressed, as text if it is one.

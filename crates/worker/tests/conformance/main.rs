@@ -1,7 +1,10 @@
 //! The worker as a process on the storage emulator, against recordings of the released engine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod comparison;
+mod player;
 mod recorded;
 mod robust;
+mod scenarios;
 mod support;
 mod times;

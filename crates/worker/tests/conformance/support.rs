@@ -1,9 +1,11 @@
 //! A fresh hub on the emulator, and the worker's process.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use durable_bed::folder;
+use durable_bed::guard::{Process, Signal};
 use durable_bed::recording::{Recording, Snapshot};
 use durable_taskhub::Time;
 use durable_taskhub::event::ExecutionStarted;
@@ -11,7 +13,6 @@ use durable_taskhub::message::Message;
 use durable_taskhub::names::{HubName, escape_key};
 use durable_taskhub::partition::{PartitionCount, partition_of};
 use durable_taskhub::storage::{Account, Condition, Entity, Options, Queue, Storage};
-use tokio::process::{Child, Command};
 
 /// How long a run may take beyond its own timers.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -21,13 +22,22 @@ pub struct TestHub {
     pub connection_string: String,
     pub storage: Storage,
     pub name: HubName,
+    /// Logs of the workers, and the marker files of the sample activities.
+    pub folder: PathBuf,
+    workers: AtomicUsize,
 }
 
-/// A worker's process; killed when dropped.
-pub struct WorkerProcess(Child);
+/// A worker's process. It ends with the test's process, also if that one is killed.
+pub struct WorkerProcess(Process);
 
+/// A recording of the extension's client and worker.
 pub fn recording(scenario: &str) -> Recording {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../tests/golden/hub/ext__durable__{scenario}.json.gz"));
+    recording_by("ext", scenario)
+}
+
+/// A recording of the extension's worker with that client.
+pub fn recording_by(client: &str, scenario: &str) -> Recording {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../tests/golden/hub/{client}__durable__{scenario}.json.gz"));
     Recording::read(&path).unwrap()
 }
 
@@ -39,7 +49,8 @@ impl TestHub {
         let random = uuid::Uuid::new_v4().simple().to_string();
         let name = HubName::new(&format!("T{}{}", test.replace('_', ""), &random[..6])).unwrap();
         durable_worker::create::create_hub(&storage, &name, PartitionCount::DEFAULT).await.unwrap();
-        TestHub { connection_string, storage, name }
+        let folder = folder::new(&format!("worker-{name}")).unwrap();
+        TestHub { connection_string, storage, name, folder, workers: AtomicUsize::new(0) }
     }
 
     pub fn queue_of(&self, instance_id: &str) -> Queue {
@@ -109,29 +120,38 @@ impl TestHub {
     }
 
     pub fn worker(&self) -> WorkerProcess {
-        let child = Command::new(PathBuf::from(env!("CARGO_BIN_EXE_durable-worker")))
-            .args(["--connection-string-env", "TEST_STORAGE", "--create-hub", "--task-hub-name", self.name.as_str()])
-            .env("TEST_STORAGE", &self.connection_string)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        WorkerProcess(child)
+        let name = format!("worker{}", self.workers.fetch_add(1, Ordering::Relaxed));
+        let arguments = ["--connection-string-env", "TEST_STORAGE", "--create-hub", "--task-hub-name", self.name.as_str()];
+        let environment = [("TEST_STORAGE", self.connection_string.as_str()), ("FLAKY_DIR", self.folder.to_str().unwrap())];
+        let program = Path::new(env!("CARGO_BIN_EXE_durable-worker"));
+        WorkerProcess(Process::start(&name, &self.folder, program, arguments, environment).unwrap())
     }
 }
 
 impl WorkerProcess {
     /// SIGTERM; the process must end by itself, without error.
     pub async fn stop(mut self) {
-        let id = self.0.id().expect("the worker ended before it was stopped").to_string();
-        assert!(Command::new("sh").args(["-c", &format!("kill -TERM {id}")]).status().await.unwrap().success());
-        let status = tokio::time::timeout(PATIENCE, self.0.wait()).await.expect("the worker does not stop").unwrap();
-        assert!(status.success(), "{status}");
+        assert!(self.0.ended().is_none(), "the worker ended before it was stopped:\n{}", self.0.output());
+        self.0.signal(Signal::Term);
+        let status = self.ended().await;
+        assert!(status.success(), "{status}:\n{}", self.0.output());
     }
 
     /// SIGKILL, as a crash.
     pub async fn crash(mut self) {
-        self.0.kill().await.unwrap();
+        self.0.signal(Signal::Kill);
+        self.ended().await;
+    }
+
+    async fn ended(&mut self) -> std::process::ExitStatus {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.0.ended() {
+                return status;
+            }
+            assert!(begin.elapsed() < PATIENCE, "the worker does not stop:\n{}", self.0.output());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 
