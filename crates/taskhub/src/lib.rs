@@ -10,6 +10,7 @@ pub mod partition;
 pub mod payload;
 mod query;
 mod raise_event;
+pub mod restart;
 pub mod start;
 pub mod storage;
 mod suspend;
