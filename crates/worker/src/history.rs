@@ -104,10 +104,10 @@ fn current(mut rows: Vec<Entity>) -> History {
 /// [`HistoryError::Lost`] if the lock was changed by somebody else; nothing of the failing transaction is written.
 pub async fn append(table: &Table, key: &str, execution_id: &str, rows: &[Entity], sentinel: Option<ETag>) -> Result<(), HistoryError> {
     let mut lock = sentinel;
-    let transactions = split(rows.to_vec());
+    let transactions = split(rows);
     let last = transactions.len().saturating_sub(1);
     for (index, rows) in transactions.into_iter().enumerate() {
-        let mut operations: Vec<Operation> = rows.into_iter().map(|row| Operation::Replace(row, Condition::Upsert)).collect();
+        let mut operations: Vec<Operation> = rows.iter().map(|row| Operation::Replace(row.clone(), Condition::Upsert)).collect();
         let mut row = Entity::new(key, "sentinel").with("ExecutionId", execution_id).with("IsCheckpointComplete", index == last);
         if index == last {
             row.set("CheckpointCompletedTimestamp", Time::now());
@@ -125,23 +125,18 @@ pub async fn append(table: &Table, key: &str, execution_id: &str, rows: &[Entity
     Ok(())
 }
 
-fn split(rows: Vec<Entity>) -> Vec<Vec<Entity>> {
-    let mut transactions = vec![Vec::new()];
-    let mut bytes = 0;
-    for row in rows {
-        let size = estimated_size(&row);
-        let full = transactions
-            .last()
-            .is_some_and(|rows| rows.len() == ROWS_PER_TRANSACTION || (!rows.is_empty() && bytes + size > BYTES_PER_TRANSACTION));
-        if full {
-            transactions.push(Vec::new());
-            bytes = 0;
+fn split(rows: &[Entity]) -> Vec<&[Entity]> {
+    let mut transactions = Vec::new();
+    let (mut begin, mut bytes) = (0, 0);
+    for (at, row) in rows.iter().enumerate() {
+        let size = estimated_size(row);
+        if at - begin == ROWS_PER_TRANSACTION || (at > begin && bytes + size > BYTES_PER_TRANSACTION) {
+            transactions.push(&rows[begin..at]);
+            (begin, bytes) = (at, 0);
         }
         bytes += size;
-        if let Some(rows) = transactions.last_mut() {
-            rows.push(row);
-        }
     }
+    transactions.push(&rows[begin..]);
     transactions
 }
 
@@ -173,7 +168,7 @@ mod tests {
 
     #[test]
     fn transactions_hold_at_most_ninety_nine_rows_and_three_mebibytes() {
-        let sizes = |rows: Vec<Entity>| split(rows).iter().map(Vec::len).collect::<Vec<_>>();
+        let sizes = |rows: Vec<Entity>| split(&rows).iter().map(|rows| rows.len()).collect::<Vec<_>>();
         assert_eq!(sizes((0..200).map(|ordinal| row(ordinal, "e")).collect()), [99, 99, 2]);
         let large = |ordinal| row(ordinal, "e").with("Result", "x".repeat(800_000));
         assert_eq!(sizes(vec![large(0), large(1), large(2)]), [1, 1, 1]);

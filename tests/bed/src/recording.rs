@@ -8,7 +8,7 @@
 //! state.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use base64::Engine as _;
@@ -104,11 +104,33 @@ pub struct Cell {
 
 /// One blob.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "RecordedBlob")]
 pub struct BlobState {
     /// Its name within the container.
     pub name: String,
     /// Its content.
     pub base64: String,
+}
+
+/// A blob as recorded: of the largest ones the recorder kept only what they hold.
+#[derive(Deserialize)]
+struct RecordedBlob {
+    name: String,
+    base64: Option<String>,
+    gunzipped: Option<String>,
+}
+
+impl From<RecordedBlob> for BlobState {
+    fn from(blob: RecordedBlob) -> BlobState {
+        let RecordedBlob { name, base64, gunzipped } = blob;
+        let zipped = || {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            // Writing to memory cannot fail.
+            let _ = encoder.write_all(gunzipped.unwrap_or_default().as_bytes());
+            STANDARD.encode(encoder.finish().unwrap_or_default())
+        };
+        BlobState { name, base64: base64.unwrap_or_else(zipped) }
+    }
 }
 
 impl Recording {

@@ -52,6 +52,15 @@ pub async fn play(recording: &Recording, order: Order) -> Played {
     Played { compared: player.compared, left: left.collect() }
 }
 
+/// A fresh hub in the state that the recorded client's first commands led to.
+pub async fn play_queued(recording: &Recording) -> TestHub {
+    let mut player = Player { hub: TestHub::new(&recording.scenario).await, recording, order: Order::Exact, worker: None, compared: 0 };
+    let (_, queued) = player.queued_at_once().unwrap();
+    player.restore(queued).await;
+    player.compare(queued).await;
+    player.hub
+}
+
 struct Player<'a> {
     hub: TestHub,
     recording: &'a Recording,
