@@ -1,13 +1,21 @@
 //! Client for the task hubs of Durable Functions on Azure Storage.
 
+pub mod artifacts;
+pub mod counts;
 pub mod event;
+pub mod history;
 mod hub;
+pub mod info;
 mod instance;
+pub mod list;
 pub mod message;
 pub mod names;
+mod outgoing;
 pub mod partition;
 pub mod payload;
+pub mod purge;
 mod query;
+pub mod rewind;
 pub mod start;
 pub mod storage;
 mod time;

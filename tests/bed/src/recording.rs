@@ -63,7 +63,8 @@ pub struct Snapshot {
     pub label: String,
     /// By queue name.
     pub queues: BTreeMap<String, QueueState>,
-    /// By table name, in key order.
+    /// By table name, in key order. A table that is not there is empty.
+    #[serde(deserialize_with = "tables")]
     pub tables: BTreeMap<String, Vec<Row>>,
     /// By container name; none if there is no such container.
     pub blobs: BTreeMap<String, Option<Vec<BlobState>>>,
@@ -280,11 +281,20 @@ pub fn entity(row: &Row) -> Result<Entity, String> {
     Ok(entity)
 }
 
+/// Hubs managed by blob have no table of partitions: recorded as null.
+fn tables<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Vec<Row>>, D::Error> {
+    let tables = BTreeMap::<String, Option<Vec<Row>>>::deserialize(deserializer)?;
+    Ok(tables.into_iter().map(|(name, rows)| (name, rows.unwrap_or_default())).collect())
+}
+
 async fn rows(table: &Table) -> Result<Vec<Row>, StorageError> {
     let mut query = Query::default();
     let mut rows = Vec::new();
     loop {
-        let page = table.query(&query).await?;
+        let page = match table.query(&query).await {
+            Err(error) if error.is_container_not_found() => return Ok(rows),
+            page => page?,
+        };
         rows.extend(page.entities.iter().map(row));
         if page.continuation.is_none() {
             return Ok(rows);
