@@ -6,17 +6,13 @@
 //! null (5.9 to 5.12), and control messages sort after any start of the same
 //! second (task-hub.md 7.6). Knows no operation by name.
 
-use std::io::Write;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
-
-use flate2::Compression;
-use flate2::write::GzEncoder;
 
 use crate::event::{Event, EventKind};
 use crate::hub::TaskHub;
 use crate::instance::{Instance, RuntimeStatus};
-use crate::message::{Message, TooLargeForQueue};
+use crate::message::Message;
+use crate::outgoing::next_number;
 use crate::storage::{Queue, SentMessage, StorageError};
 use crate::time::Time;
 
@@ -99,82 +95,10 @@ impl Reachable {
 
     /// Sends an event to the instance. One request, two if it is large.
     pub(crate) async fn send(&self, hub: &TaskHub, kind: EventKind) -> Result<SentControl, StorageError> {
-        let message = Message::new(&self.0.id, None, Event::new(Time::now(), kind), next_control_number());
-        enqueue(hub, &self.0.id, &message, Duration::ZERO).await
+        let message = Message::new(&self.0.id, None, Event::new(Time::now(), kind), next_number());
+        let sent = hub.deliver(&message, Duration::ZERO).await?;
+        Ok(SentControl { queue: hub.control_queue_of(&self.0.id), sent })
     }
-}
-
-/// Puts a message into the instance's control queue; a large one goes to a blob first (task-hub.md 3.8).
-pub(crate) async fn enqueue(hub: &TaskHub, instance_id: &str, message: &Message, visible_after: Duration) -> Result<SentControl, StorageError> {
-    let text = match message.encode() {
-        Ok(text) => text,
-        Err(TooLargeForQueue { .. }) => {
-            let large = LargeMessage::new(message);
-            large.upload(hub).await?;
-            large.wrapper()
-        }
-    };
-    let queue = hub.control_queue_of(instance_id);
-    let sent = queue.put(&text, visible_after).await?;
-    Ok(SentControl { queue, sent })
-}
-
-/// A message that is too large for a queue: its blob, and the wrapper that stands in the queue for it.
-#[derive(Debug, Clone)]
-pub(crate) struct LargeMessage {
-    pub(crate) blob_name: String,
-    content: Vec<u8>,
-}
-
-impl LargeMessage {
-    pub(crate) fn new(message: &Message) -> LargeMessage {
-        let blob_name = format!("{}/message-{}-{}.json.gz", message.instance_id, message.activity_id.simple(), message.event.kind.event_type());
-        LargeMessage { blob_name, content: gzip(message.to_json().as_bytes()) }
-    }
-
-    /// Uploads the blob; before the wrapper is sent, always (engine-experiments.md 6.5).
-    pub(crate) async fn upload(&self, hub: &TaskHub) -> Result<(), StorageError> {
-        upload(hub, &self.blob_name, self.content.clone()).await
-    }
-
-    pub(crate) fn wrapper(&self) -> String {
-        wrapper(&self.blob_name)
-    }
-}
-
-/// The text of a wrapper, for the queue.
-pub(crate) fn wrapper(blob_name: &str) -> String {
-    use base64::Engine as _;
-    base64::engine::general_purpose::STANDARD.encode(Message::wrapper_json(blob_name))
-}
-
-/// Uploads to the container of large messages, which is made with the first one (task-hub.md 1.8).
-pub(crate) async fn upload(hub: &TaskHub, blob_name: &str, content: Vec<u8>) -> Result<(), StorageError> {
-    let container = hub.large_messages();
-    match container.put(blob_name, content.clone(), true).await {
-        Err(error) if error.is_container_not_found() => {
-            container.create_if_missing().await?;
-            container.put(blob_name, content, true).await?;
-        }
-        result => drop(result?),
-    }
-    Ok(())
-}
-
-pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    // Writing to memory does not fail.
-    let _ = encoder.write_all(bytes);
-    encoder.finish().unwrap_or_default()
-}
-
-/// Microseconds since 1970, and one more than the last if that is the same: above any counter of starts, and in order
-/// among the messages of this process.
-fn next_control_number() -> i64 {
-    static LAST: AtomicI64 = AtomicI64::new(0);
-    let now = Time::now().unix_microseconds();
-    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(now.max(last + 1)));
-    now.max(last.unwrap_or_else(|last| last) + 1)
 }
 
 /// A reason as it can be stored: .NET takes a bare URI for a reference and fails on the row, and on each list with it
@@ -211,13 +135,6 @@ mod tests {
         };
         assert!(matches!(checked(pending), Err(ControlError::NotStarted)));
         assert!(checked(|row| row.with("RuntimeStatus", "Pending")).is_ok(), "a rewound instance is Pending while it runs");
-    }
-
-    #[test]
-    fn control_messages_are_numbered_in_order_above_all_starts() {
-        let numbers: Vec<i64> = (0..1000).map(|_| next_control_number()).collect();
-        assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]));
-        assert!(numbers[0] > 1_700_000_000_000_000);
     }
 
     #[test]

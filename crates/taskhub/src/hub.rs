@@ -82,6 +82,8 @@ impl Partition {
 struct TaskHubInfo {
     #[serde(rename = "PartitionCount", alias = "partitionCount")]
     partition_count: i64,
+    #[serde(rename = "CreatedAt", alias = "createdAt")]
+    created_at: Option<String>,
 }
 
 impl TaskHub {
@@ -127,6 +129,11 @@ impl TaskHub {
         read_partitions(&self.inner.storage, &self.inner.name).await
     }
 
+    /// When the hub was made, as `taskhub.json` has it; none if there is no such blob.
+    pub(crate) async fn created_at(&self) -> Result<Option<Time>, StorageError> {
+        Ok(read_info(&self.inner.storage, &self.inner.name).await?.and_then(|info| Time::parse(&info.created_at?).ok()))
+    }
+
     /// The sequence number of the next start message.
     pub(crate) fn next_start_number(&self) -> i64 {
         self.inner.starts.fetch_add(1, Ordering::Relaxed) + 1
@@ -134,6 +141,10 @@ impl TaskHub {
 
     pub(crate) fn instances(&self) -> Table {
         self.inner.storage.table(&self.inner.name.instances_table())
+    }
+
+    pub(crate) fn history_table(&self) -> Table {
+        self.inner.storage.table(&self.inner.name.history_table())
     }
 
     pub(crate) fn control_queue_of(&self, instance_id: &str) -> Queue {
@@ -148,6 +159,11 @@ impl TaskHub {
         let path: String = blob_name.bytes().map(encoded).collect();
         let endpoint = self.inner.storage.account().endpoint(crate::storage::Service::Blob);
         format!("{endpoint}/{}/{path}", self.inner.name.large_messages_container())
+    }
+
+    /// The client of a hub that was just made.
+    pub(crate) fn of_known(storage: Storage, name: HubName, partitions: PartitionCount) -> TaskHub {
+        TaskHub { inner: Arc::new(Inner { name, storage, partitions, starts: AtomicI64::new(0) }) }
     }
 
     pub(crate) fn large_messages(&self) -> Container {

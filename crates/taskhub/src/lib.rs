@@ -1,16 +1,24 @@
 //! Client for the task hubs of Durable Functions on Azure Storage.
 
+pub mod artifacts;
 pub mod control;
+pub mod counts;
 pub mod event;
+pub mod history;
 mod hub;
+pub mod info;
 mod instance;
+pub mod list;
 pub mod message;
 pub mod names;
+mod outgoing;
 pub mod partition;
 pub mod payload;
+pub mod purge;
 mod query;
 mod raise_event;
 pub mod restart;
+pub mod rewind;
 pub mod start;
 pub mod storage;
 mod suspend;

@@ -85,6 +85,11 @@ impl BlobReference {
         self.name.ends_with(START_MESSAGE_SUFFIX).then_some(&self.name)
     }
 
+    /// The blob of that name in the hub's container, as companion columns of the history name it (task-hub.md 5.5).
+    pub(crate) fn named(name: &str) -> BlobReference {
+        BlobReference { name: name.to_owned(), undecoded: None }
+    }
+
     /// Downloads and decompresses the text, at most `limit` bytes of it.
     pub(crate) async fn fetch(&self, container: &Container, limit: u64) -> Result<String, PayloadError> {
         // A `\` of an ID is stored as `/` in the names of message blobs (task-hub.md 1.8).
@@ -106,7 +111,7 @@ fn input_of_start(message: &str) -> Result<String, PayloadError> {
     value.pointer("/TaskMessage/Event/Input").and_then(serde_json::Value::as_str).map(str::to_owned).ok_or(damaged)
 }
 
-fn gunzip(bytes: &[u8], limit: u64) -> Result<String, PayloadError> {
+pub(crate) fn gunzip(bytes: &[u8], limit: u64) -> Result<String, PayloadError> {
     let mut text = Vec::new();
     GzDecoder::new(bytes).take(limit.saturating_add(1)).read_to_end(&mut text).map_err(|_| PayloadError::Damaged("it is not gzip"))?;
     if u64::try_from(text.len()).unwrap_or(u64::MAX) > limit {

@@ -7,7 +7,7 @@ use crate::payload::{Payload, PayloadError};
 use crate::storage::StorageError;
 
 /// What the engine's own status query selects when it hides the input (task-hub.md 4.2).
-const STATUS_COLUMNS: [&str; 14] = [
+pub(crate) const STATUS_COLUMNS: [&str; 14] = [
     "PartitionKey",
     "RowKey",
     "Name",

@@ -6,10 +6,10 @@ use crate::payload::PayloadError;
 use crate::start::{Overwrite, StartError, StartRequest};
 
 /// Where the new run goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RestartAs {
-    /// A new instance with a random ID; the old one stays.
-    New,
+    /// A new instance of this ID, for example [`InstanceId::random`]; the old one stays.
+    New(InstanceId),
     /// The same ID: the old run must be over, and is replaced.
     Same,
 }
@@ -45,13 +45,11 @@ impl TaskHub {
             Some(payload) => Some(self.fetch(payload, MAX_INPUT_BYTES).await?),
             None => None,
         };
-        let mut request = StartRequest { input, ..StartRequest::new(before.name) };
-        if restart_as == RestartAs::Same {
-            request.instance_id = InstanceId::new(instance_id)?;
-            request.overwrite = Overwrite::Finished;
-        }
-        let id = request.instance_id.clone();
-        self.start(request).await?;
+        let (id, overwrite) = match restart_as {
+            RestartAs::New(id) => (id, Overwrite::Never),
+            RestartAs::Same => (InstanceId::new(instance_id)?, Overwrite::Finished),
+        };
+        self.start(StartRequest { instance_id: id.clone(), input, overwrite, ..StartRequest::new(before.name) }).await?;
         Ok(id)
     }
 }

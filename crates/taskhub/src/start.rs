@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::control::{LargeMessage, gzip, upload, wrapper};
 use crate::event::ExecutionStarted;
 use crate::hub::TaskHub;
 use crate::instance::Instance;
 use crate::message::Message;
 use crate::names::{InstanceId, escape_key};
+use crate::outgoing::{LargeMessage, gzip, wrapper};
 use crate::payload::{Payload, PayloadError};
 use crate::storage::{Condition, Entity, StorageError};
 use crate::time::Time;
@@ -215,11 +215,17 @@ impl PreparedStart {
             Text::Large(large) => large.wrapper(),
         };
         let StartRequest { instance_id, scheduled_start_time, .. } = &self.request;
-        StartWritten { instance_id: instance_id.as_str().to_owned(), created: self.created, text, scheduled_start_time: *scheduled_start_time }
+        StartWritten {
+            instance_id: instance_id.as_str().to_owned(),
+            created: self.created,
+            text,
+            scheduled_start_time: *scheduled_start_time,
+        }
     }
 
     fn parts(&self, hub: &TaskHub, generation: i32) -> Parts {
-        let StartRequest { name, instance_id, execution_id, version, input, tags, scheduled_start_time, overwrite: _, columns } = &self.request;
+        let StartRequest { name, instance_id, execution_id, version, input, tags, scheduled_start_time, overwrite: _, columns } =
+            &self.request;
         let started = ExecutionStarted {
             version: version.clone(),
             tags: Some(tags.clone()).filter(|tags| !tags.is_empty()),
@@ -266,7 +272,7 @@ impl Parts {
             large.upload(hub).await?;
         }
         for (name, content) in &self.blobs {
-            upload(hub, name, content.clone()).await?;
+            hub.upload(name, content.clone()).await?;
         }
         Ok(())
     }
@@ -302,7 +308,8 @@ impl StartWritten {
             return Err(NotStartable::HasStarted);
         }
         let (execution_id, created) = instance.execution_id.as_deref().zip(instance.created_time).ok_or(NotStartable::Incomplete)?;
-        let written = |text| StartWritten { instance_id: instance.id.clone(), created, text, scheduled_start_time: instance.scheduled_start_time };
+        let written =
+            |text| StartWritten { instance_id: instance.id.clone(), created, text, scheduled_start_time: instance.scheduled_start_time };
         let input = match &instance.input {
             None => None,
             Some(Payload::Inline(text)) => Some(text.clone()),

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use azure_core::http::headers::HeaderName;
 use azure_core::http::{Etag, RequestContent};
 use azure_storage_blob::models::{
-    BlobClientDeleteOptions, BlobClientDownloadOptions, BlobClientUploadOptions, BlobContainerClientCreateOptions,
-    BlobContainerClientDeleteOptions, BlobContainerClientListBlobsOptions,
+    BlobClientDeleteOptions, BlobClientDownloadOptions, BlobClientUploadOptions, BlobContainerClientBreakLeaseOptions,
+    BlobContainerClientCreateOptions, BlobContainerClientDeleteOptions, BlobContainerClientListBlobsOptions, LeaseState,
 };
 use azure_storage_blob::{BlobContainerClient, BlobServiceClient, BlobServiceClientOptions};
 use futures::TryStreamExt;
@@ -37,6 +37,8 @@ pub struct BlobEntry {
     pub name: String,
     /// The stored size in bytes.
     pub size: u64,
+    /// True while somebody holds a lease on it.
+    pub leased: bool,
 }
 
 pub(super) struct BlobService {
@@ -100,6 +102,24 @@ impl Container {
         match call.run(client.delete(Some(options))).await {
             Ok(_) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends the lease on the container at once; `false` if it has none, or is not there.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn break_lease(&self) -> Result<bool, StorageError> {
+        let (call, client) = self.begin("blob.break_lease")?;
+        let options = BlobContainerClientBreakLeaseOptions {
+            break_period: Some(0),
+            method_options: call.options(),
+            ..BlobContainerClientBreakLeaseOptions::default()
+        };
+        match call.run(client.break_lease(Some(options))).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() || error.code() == Some("LeaseNotPresentWithLeaseOperation") => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -177,8 +197,10 @@ impl Container {
         while let Some(page) = call.run(pages.try_next()).await? {
             let page = call.model(page, "<EnumerationResults")?;
             for item in page.blob_items {
-                let size = item.properties.and_then(|properties| properties.content_length).unwrap_or_default();
-                entries.extend(item.name.map(|name| BlobEntry { name, size }));
+                let properties = item.properties.unwrap_or_default();
+                let size = properties.content_length.unwrap_or_default();
+                let leased = matches!(properties.lease_state, Some(LeaseState::Leased | LeaseState::Breaking));
+                entries.extend(item.name.map(|name| BlobEntry { name, size, leased }));
             }
             if entries.len() > MAX_LISTED {
                 return Err(call.origin.invalid("more than 100,000 blobs begin with this prefix"));

@@ -72,6 +72,18 @@ pub struct Continuation {
     row_key: Option<String>,
 }
 
+impl Continuation {
+    /// The place after the page whose answer had these two headers.
+    pub(crate) fn new(partition_key: String, row_key: Option<String>) -> Continuation {
+        Continuation { partition_key, row_key }
+    }
+
+    /// The two headers of the service.
+    pub(crate) fn keys(&self) -> (&str, Option<&str>) {
+        (&self.partition_key, self.row_key.as_deref())
+    }
+}
+
 /// Some of a query's rows. A page can be empty and still have a continuation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {

@@ -1,5 +1,7 @@
 //! A recorded command, given to our client.
 
+use std::time::Duration;
+
 use durable_taskhub::control::ControlError;
 use durable_taskhub::names::InstanceId;
 use durable_taskhub::restart::{RestartAs, RestartError};
@@ -26,7 +28,7 @@ pub fn writes(command: &Json) -> bool {
 }
 
 /// Gives `command` to our client; the recording's name tells which official client it was.
-pub async fn run(hub: &TaskHub, command: &Json, recording: &str) -> Outcome {
+pub async fn run(hub: &TaskHub, command: &Json, reply: &Json, recording: &str) -> Outcome {
     let text = |name: &str| command[name].as_str();
     let (operation, id) = (text("op").unwrap_or_default(), text("id").unwrap_or_default());
     match operation {
@@ -39,7 +41,8 @@ pub async fn run(hub: &TaskHub, command: &Json, recording: &str) -> Outcome {
                 // The framework's client writes an empty version, the extension's none.
                 version: (!recording.starts_with("ext")).then(String::new),
                 tags: tags.map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned())).collect(),
-                scheduled_start_time: text("at").map(|at| Time::parse(at).unwrap()),
+                // The recorded time has gone by: what lies ahead must lie ahead here, too.
+                scheduled_start_time: text("at").map(|_| Time::now().saturating_add(Duration::from_secs(3600))),
                 overwrite: Overwrite::Finished,
                 ..StartRequest::new(text("name").unwrap_or_default())
             };
@@ -57,7 +60,9 @@ pub async fn run(hub: &TaskHub, command: &Json, recording: &str) -> Outcome {
         "suspend" => control(hub.suspend(id, text("reason")).await),
         "resume" => control(hub.resume(id, text("reason")).await),
         "restart" => {
-            let restart_as = if command["newId"].as_bool() == Some(false) { RestartAs::Same } else { RestartAs::New };
+            // A new ID is random: ours takes the one that the recorded client drew.
+            let drawn = reply["result"].as_str().and_then(|id| InstanceId::new(id).ok()).unwrap_or_else(InstanceId::random);
+            let restart_as = if command["newId"].as_bool() == Some(false) { RestartAs::Same } else { RestartAs::New(drawn) };
             match hub.restart(id, restart_as).await {
                 Ok(_) => Outcome::Done,
                 Err(RestartError::NotFound) => Outcome::Refused("NotFound".into()),

@@ -41,6 +41,11 @@ impl World {
             for message in held.messages.iter().filter(|_| before.is_some()) {
                 queue.put(&message.text, Duration::ZERO).await.map_err(text)?;
             }
+            // What was not visible then cannot be known; that it was there is.
+            let hidden = held.approximate_count.saturating_sub(held.messages.len() as u64);
+            for _ in (0..hidden).filter(|_| before.is_some()) {
+                queue.put("hidden", Duration::from_secs(3600)).await.map_err(text)?;
+            }
         }
         for (table, rows) in &state.tables {
             if rows.is_empty() && table.ends_with("Partitions") {
@@ -76,6 +81,14 @@ impl World {
         let partitions = PartitionCount::new(recording.partition_count);
         let hub = TaskHub::connect(storage.clone(), name.clone(), partitions).await.map_err(|error| error.to_string())?;
         Ok(World { storage, name, hub })
+    }
+}
+
+impl World {
+    /// What the hub holds now, as comparable lines.
+    pub async fn lines(&self) -> Result<Vec<String>, String> {
+        let snapshot = Snapshot::take(&self.storage, &self.name, "now").await.map_err(|error| error.to_string())?;
+        Ok(crate::deviations::smooth(snapshot.normalised(self.name.as_str())))
     }
 }
 
