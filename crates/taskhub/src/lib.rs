@@ -2,6 +2,7 @@
 
 pub mod artifacts;
 pub mod counts;
+pub mod entity;
 pub mod event;
 pub mod history;
 mod hub;

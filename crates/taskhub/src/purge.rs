@@ -97,7 +97,7 @@ pub enum PurgeError {
         /// Which one.
         instance_id: String,
     },
-    /// Entities have no end. [`TaskHub::clean_entities`](crate::TaskHub) removes those without state.
+    /// Entities have no end. [`TaskHub::clean_entities`] removes those without state.
     #[error("{instance_id} is an entity: entities are removed by cleaning, once they have no state")]
     Entity {
         /// Which one.
@@ -264,6 +264,18 @@ impl TaskHub {
             }
         }
         Ok(result)
+    }
+
+    /// Removes an entity that has no state, as its row was read: whoever changes it meanwhile keeps it.
+    pub(crate) async fn remove_entity(&self, row: Instance) -> Result<(), PurgeError> {
+        let instance_id = row.id.clone();
+        let history = self.history_rows(&instance_id, &HISTORY_COLUMNS, MAX_ROWS).await?;
+        let history = history.ok_or_else(|| PurgeError::TooLarge { instance_id: instance_id.clone() })?;
+        // The row was read before: an operation since then has begun another execution.
+        if history.execution_id().is_some() && history.execution_id() != row.execution_id.as_deref() {
+            return Err(PurgeError::Changed { instance_id });
+        }
+        self.remove(Target { instance_id, row: Some(row), history, repair: None }).await.map(|_| ())
     }
 
     /// Reads the instance and decides whether it may go.

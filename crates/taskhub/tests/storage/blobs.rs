@@ -29,7 +29,7 @@ async fn blobs_come_back_as_stored() {
         assert_eq!(container.get(name, 1000).await.unwrap().unwrap(), gzip, "{name}");
         assert!(container.put(name, vec![2], true).await.unwrap());
         assert_eq!(container.get(name, 1000).await.unwrap().unwrap(), [2]);
-        assert_eq!(container.list(name).await.unwrap(), [BlobEntry { name: name.to_owned(), size: 1 }]);
+        assert_eq!(container.list(name).await.unwrap(), [BlobEntry { name: name.to_owned(), size: 1, leased: false }]);
         assert!(container.delete(name).await.unwrap());
         assert!(!container.delete(name).await.unwrap());
     }
