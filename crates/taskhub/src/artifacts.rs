@@ -68,20 +68,27 @@ impl TaskHub {
 
     /// Deletes all artifacts of the hub, of both engine lines, with all instances and messages in them.
     ///
+    /// # Errors
+    /// As [`TaskHub::delete_artifacts`].
+    pub async fn delete(&self) -> Result<DeletedHub, StorageError> {
+        TaskHub::delete_artifacts(self.storage(), self.name()).await
+    }
+
+    /// Deletes whatever there is of a hub, also what is left of one that cannot be connected to any more: .NET deletes in any order.
+    ///
     /// The lease of an app on the hub is broken. Running apps make artifacts anew with their next operation: stop them before.
-    /// The Instances table goes last, so that a deletion that was interrupted can be found and repeated.
+    /// About ten requests and one per control queue. The Instances table goes last, so that a deletion that was interrupted can be seen.
     ///
     /// # Errors
     /// [`StorageError`] at the first artifact that cannot be deleted; those before it are gone.
-    pub async fn delete(&self) -> Result<DeletedHub, StorageError> {
-        let (storage, name) = (self.storage(), self.name());
+    pub async fn delete_artifacts(storage: &Storage, name: &HubName) -> Result<DeletedHub, StorageError> {
         let mut deleted = DeletedHub::default();
         let mut note = |there: bool, artifact: String| {
             if there {
                 deleted.artifacts.push(artifact);
             }
         };
-        for queue in self.control_queues().await?.into_iter().chain([name.work_item_queue()]) {
+        for queue in control_queues(storage, name).await?.into_iter().chain([name.work_item_queue()]) {
             note(storage.queue(&queue).delete_queue().await?, queue);
         }
         let app_lease = storage.container(&name.app_lease_container());
@@ -94,15 +101,15 @@ impl TaskHub {
         }
         Ok(DeletedHub { lease_broken, ..deleted })
     }
+}
 
-    /// The control queues that there are, also beyond the hub's partition count.
-    pub(crate) async fn control_queues(&self) -> Result<Vec<String>, StorageError> {
-        let prefix = self.name().control_queue_prefix();
-        let mut queues = self.storage().list_queues(&prefix).await?;
-        // `orders` must not take the queues of a hub that continues its name.
-        queues.retain(|queue| queue.strip_prefix(&prefix).is_some_and(|rest| rest.len() == 2 && rest.bytes().all(|b| b.is_ascii_digit())));
-        Ok(queues)
-    }
+/// The control queues that there are, whatever the hub's partition count says.
+async fn control_queues(storage: &Storage, name: &HubName) -> Result<Vec<String>, StorageError> {
+    let prefix = name.control_queue_prefix();
+    let mut queues = storage.list_queues(&prefix).await?;
+    // Nothing but two digits: other queues of the app can continue the prefix.
+    queues.retain(|queue| queue.strip_prefix(&prefix).is_some_and(|rest| rest.len() == 2 && rest.bytes().all(|b| b.is_ascii_digit())));
+    Ok(queues)
 }
 
 async fn create_lease_rows(storage: &Storage, name: &HubName, queues: &[String]) -> Result<(), StorageError> {

@@ -3,6 +3,7 @@
 pub mod artifacts;
 pub mod control;
 pub mod counts;
+pub mod entity;
 pub mod event;
 pub mod history;
 mod hub;

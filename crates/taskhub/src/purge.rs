@@ -55,7 +55,8 @@ pub struct Purged {
     pub rows: u64,
     /// Blobs of large values.
     pub blobs: u64,
-    /// Blobs that were left, as nobody can say whose they are or no client can name them: of IDs with `/`, `\` or control characters.
+    /// Blobs that were left. Of IDs with `/`, `\` or control characters: as they are another instance's, nobody can say whose they are, or
+    /// no client can name them. Of an instance that never started: the start message's, which may still be in its queue.
     pub blobs_left: u64,
 }
 
@@ -97,7 +98,7 @@ pub enum PurgeError {
         /// Which one.
         instance_id: String,
     },
-    /// Entities have no end. [`TaskHub::clean_entities`](crate::TaskHub) removes those without state.
+    /// Entities have no end. [`TaskHub::clean_entities`] removes those without state.
     #[error("{instance_id} is an entity: entities are removed by cleaning, once they have no state")]
     Entity {
         /// Which one.
@@ -220,6 +221,33 @@ impl TaskHub {
         Ok(purged)
     }
 
+    /// Cancels a start that no worker has taken up, such as one that is scheduled for later: removes the row, without which the engine drops
+    /// the message when it is due. A terminate does not do that: the instance would run all the same (engine-experiments.md 4.13, 5.1).
+    ///
+    /// Three requests. The large value of the start message, if it has one, stays in its blob until the hub is deleted.
+    ///
+    /// # Errors
+    /// [`PurgeError::NotTerminal`] if it has started, [`PurgeError::Changed`] if it does so meanwhile, [`PurgeError::NotFound`].
+    pub async fn cancel_start(&self, instance_id: &str) -> Result<(), PurgeError> {
+        let id = || instance_id.to_owned();
+        let key = escape_key(instance_id);
+        let columns: Vec<&str> = ROW_COLUMNS.into_iter().chain(["CompletedTime"]).collect();
+        let row = self.instances().get(&key, "", &columns).await?.map(|row| self.instance(row));
+        let row = row.ok_or_else(|| PurgeError::NotFound { instance_id: id() })?;
+        let history = self.history_rows(instance_id, &HISTORY_COLUMNS, MAX_ROWS).await?;
+        // The first checkpoint writes the history before the row. What an earlier run of the ID left is of another execution.
+        let is_own = |history: &Rows| history.execution_id().is_some() && history.execution_id() == row.execution_id.as_deref();
+        if row.has_started || history.is_none_or(|history| is_own(&history)) {
+            return Err(PurgeError::NotTerminal { instance_id: id(), status: row.runtime_status });
+        }
+        let version = row.etag.map_or(Condition::Any, Condition::Match);
+        match self.instances().delete(&key, "", version).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_precondition_failed() => Err(PurgeError::Changed { instance_id: id() }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Purges one page of the instances that a filter finds. Go on with [`PurgePage::continuation`] until there is none.
     ///
     /// An instance that cannot be purged stands in [`PurgePage::failures`] and stops nothing.
@@ -266,6 +294,18 @@ impl TaskHub {
         Ok(result)
     }
 
+    /// Removes an entity that has no state, as its row was read: whoever changes it meanwhile keeps it.
+    pub(crate) async fn remove_entity(&self, row: Instance) -> Result<(), PurgeError> {
+        let instance_id = row.id.clone();
+        let history = self.history_rows(&instance_id, &HISTORY_COLUMNS, MAX_ROWS).await?;
+        let history = history.ok_or_else(|| PurgeError::TooLarge { instance_id: instance_id.clone() })?;
+        // The row was read before: an operation since then has begun another execution.
+        if history.execution_id().is_some() && history.execution_id() != row.execution_id.as_deref() {
+            return Err(PurgeError::Changed { instance_id });
+        }
+        self.remove(Target { instance_id, row: Some(row), history, repair: None }).await.map(|_| ())
+    }
+
     /// Reads the instance and decides whether it may go.
     async fn target(&self, instance_id: &str) -> Result<Target, PurgeError> {
         let id = || instance_id.to_owned();
@@ -296,7 +336,7 @@ impl TaskHub {
             let repaired = Entity::new(key.as_str(), "").with("RuntimeStatus", status.name());
             version = Condition::Match(self.instances().merge(&repaired, version).await.map_err(changed)?);
         }
-        let blobs = blobs::remove(&self.large_messages(), &instance_id).await?;
+        let blobs = blobs::remove(&self.large_messages(), &instance_id, history.is_empty()).await?;
         let rows = self.remove_history(&instance_id, history).await?;
         if row.is_some() {
             self.instances().delete(&key, "", version).await.map_err(changed)?;

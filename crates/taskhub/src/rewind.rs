@@ -1,6 +1,6 @@
 //! Rewinding failed instances, through their sub-orchestrations (task-hub.md 6.11).
 //!
-//! The plan is made from history alone ([`plan`]), for the whole tree, before
+//! The plan is made from history alone (module `plan`), for the whole tree, before
 //! anything is written: what cannot work is refused while nothing has changed.
 //! Then, children before parents, each history is rewritten in transactions whose
 //! last one holds the row that ends the execution (until it goes, the engine

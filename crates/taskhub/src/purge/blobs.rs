@@ -36,7 +36,10 @@ fn places(instance_id: &str) -> Vec<Place> {
 }
 
 /// Removes the instance's blobs; a container that is not there holds none.
-pub(super) async fn remove(container: &Container, instance_id: &str) -> Result<Purged, StorageError> {
+///
+/// With `keep_start` the start message's blob stays: while the message may still be in the queue, a blob that is missing makes
+/// the engine try it for ever, where a row that is missing ends it (task-hub.md 3.8, 3.9 A; engine-experiments.md 4.13).
+pub(super) async fn remove(container: &Container, instance_id: &str, keep_start: bool) -> Result<Purged, StorageError> {
     let mut purged = Purged::default();
     for Place { prefix, shared } in places(instance_id) {
         let entries = match container.list(&prefix).await {
@@ -47,9 +50,12 @@ pub(super) async fn remove(container: &Container, instance_id: &str) -> Result<P
         // Instance `a/message-b` stores `a/message-b/message-…`.
         let exact = |name: &String| name.strip_prefix(&prefix).is_some_and(|rest| !rest.contains('/'));
         let own = entries.into_iter().map(|entry| entry.name).filter(exact);
+        let prefix = prefix.as_str();
         let removals = own.map(|name| async move {
             // No client of ours can name it: the URL library drops control characters.
-            if name.chars().any(char::is_control) || (shared && !belongs(container, &name, instance_id).await?) {
+            let is_start = prefix.ends_with("/message-") && name.ends_with("-ExecutionStarted.json.gz");
+            if (keep_start && is_start) || name.chars().any(char::is_control) || (shared && !belongs(container, &name, instance_id).await?)
+            {
                 return Ok(false);
             }
             container.delete(&name).await.map(|_| true)

@@ -4,13 +4,16 @@
 //! rewind takes back the end of one round by marking it `Rewound: …`, so that
 //! marked ends are the boundaries between rounds.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::RewindRefusal;
 use crate::instance::RuntimeStatus;
 use crate::storage::{Condition, Entity, Operation};
 
 const MARK: &str = "Rewound: ";
+const ACTIVITY: &str = "TaskScheduled";
+const CHILD: &str = "SubOrchestrationInstanceCreated";
+const RESULTS: [&str; 4] = ["TaskCompleted", "TaskFailed", "SubOrchestrationInstanceCompleted", "SubOrchestrationInstanceFailed"];
 
 /// Where an instance stands.
 #[derive(Debug)]
@@ -76,18 +79,17 @@ pub(super) fn standing(rows: &[Entity]) -> Result<Standing, RewindRefusal> {
     }
     check(rows, &marked_ends, end)?;
     let begin = marked_ends.iter().rfind(|index| **index < end).map_or(0, |index| index + 1);
+    let all = Scheduled::of(rows);
     let mut marks = Vec::new();
     let mut children = Vec::new();
     for row in &rows[begin..end] {
         let task_id = row.int32("TaskScheduledId").unwrap_or(0);
         if was(row, "TaskFailed") {
-            let scheduled =
-                scheduled_by(rows, task_id, "TaskScheduled").ok_or(RewindRefusal::Damaged("the row of an activity that failed"))?;
+            let scheduled = all.activity(task_id)?;
             marks.extend(mark(scheduled, "TaskScheduled", true));
             marks.extend(mark(row, "TaskFailed", true));
         } else if was(row, "SubOrchestrationInstanceFailed") {
-            let created = scheduled_by(rows, task_id, "SubOrchestrationInstanceCreated");
-            let created = created.ok_or(RewindRefusal::Damaged("the row of a sub-orchestration that failed"))?;
+            let created = all.child(task_id)?;
             marks.extend(mark(created, "SubOrchestrationInstanceCreated", false));
             marks.extend(mark(row, "SubOrchestrationInstanceFailed", true));
             children.push(child(created, task_id)?);
@@ -107,10 +109,10 @@ fn rewound(rows: &[Entity], begin: usize, end: usize) -> Result<Standing, Rewind
         .collect();
     let failed = rows[begin..end].iter().filter(|row| was(row, "SubOrchestrationInstanceFailed"));
     let tasks: Vec<i32> = failed.map(|row| row.int32("TaskScheduledId").unwrap_or(0)).collect();
+    let all = Scheduled::of(rows);
     let mut unanswered = Vec::new();
     for task_id in tasks.iter().filter(|task_id| !results.contains(task_id)) {
-        let created = scheduled_by(rows, *task_id, "SubOrchestrationInstanceCreated");
-        unanswered.push(child(created.ok_or(RewindRefusal::Damaged("the row of a sub-orchestration that failed"))?, *task_id)?);
+        unanswered.push(child(all.child(*task_id)?, *task_id)?);
     }
     Ok(Standing::Rewound { is_leaf: tasks.is_empty(), is_awake, unanswered })
 }
@@ -129,15 +131,18 @@ fn check(rows: &[Entity], marked_ends: &[usize], end: usize) -> Result<(), Rewin
         }
         begin = stop + 1;
     }
-    let results = rows.iter().filter(|row| {
-        let names = ["TaskCompleted", "TaskFailed", "SubOrchestrationInstanceCompleted", "SubOrchestrationInstanceFailed"];
-        names.iter().any(|name| was(row, name))
-    });
-    let answered: HashSet<Option<i32>> = results.map(|row| row.int32("TaskScheduledId")).collect();
-    let open = |row: &Entity| {
-        matches!(event_type(row), "TaskScheduled" | "SubOrchestrationInstanceCreated") && !answered.contains(&row.int32("EventId"))
-    };
-    if rows.iter().any(open) { Err(RewindRefusal::Outstanding) } else { Ok(()) }
+    // From the end: a task that a rewind did again has an older result too.
+    let mut answered = HashSet::new();
+    for row in rows.iter().rev() {
+        if RESULTS.iter().any(|name| was(row, name)) {
+            answered.insert(row.int32("TaskScheduledId"));
+        } else if matches!(event_type(row), "TaskScheduled" | "SubOrchestrationInstanceCreated")
+            && !answered.contains(&row.int32("EventId"))
+        {
+            return Err(RewindRefusal::Outstanding);
+        }
+    }
+    Ok(())
 }
 
 fn event_type(row: &Entity) -> &str {
@@ -165,9 +170,22 @@ fn schedules(row: &Entity) -> bool {
         || was(row, "TaskScheduled")
 }
 
-/// The newest row that scheduled the task: an activity that was rewound before has older ones.
-fn scheduled_by<'a>(rows: &'a [Entity], task_id: i32, name: &str) -> Option<&'a Entity> {
-    rows.iter().rfind(|row| row.int32("EventId") == Some(task_id) && was(row, name))
+/// By kind and task, the newest row that scheduled it: an activity that was rewound before has older ones.
+struct Scheduled<'a>(HashMap<(&'static str, i32), &'a Entity>);
+
+impl<'a> Scheduled<'a> {
+    fn of(rows: &'a [Entity]) -> Scheduled<'a> {
+        let kind = |row: &Entity| [ACTIVITY, CHILD].into_iter().find(|name| was(row, name));
+        Scheduled(rows.iter().filter_map(|row| Some(((kind(row)?, row.int32("EventId")?), row))).collect())
+    }
+
+    fn activity(&self, task_id: i32) -> Result<&'a Entity, RewindRefusal> {
+        self.0.get(&(ACTIVITY, task_id)).copied().ok_or(RewindRefusal::Damaged("the row of an activity that failed"))
+    }
+
+    fn child(&self, task_id: i32) -> Result<&'a Entity, RewindRefusal> {
+        self.0.get(&(CHILD, task_id)).copied().ok_or(RewindRefusal::Damaged("the row of a sub-orchestration that failed"))
+    }
 }
 
 fn child(created: &Entity, task_id: i32) -> Result<Child, RewindRefusal> {

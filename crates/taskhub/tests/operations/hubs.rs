@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use azure_core::credentials::Secret;
+use azure_core::hmac::hmac_sha256;
 use durable_bed::azurite::Azurite;
+use durable_bed::azurite::{ACCOUNT, ACCOUNT_KEY};
 use durable_bed::recording::{Snapshot, difference};
 use durable_taskhub::artifacts::EngineLine;
 use durable_taskhub::partition::PartitionCount;
-use durable_taskhub::storage::{Condition, Entity};
+use durable_taskhub::storage::{Condition, Entity, Service};
 use durable_taskhub::{ConnectError, TaskHub, Time};
 
 use crate::support::{World, random_name, recording, storage};
@@ -107,4 +110,57 @@ async fn the_engine_s_line_is_read_from_the_history() {
         let world = World::of(&recording(path), label).await;
         assert_eq!(world.hub.engine_line().await.unwrap(), line, "{path}");
     }
+}
+
+/// Takes a lease, as the app's host does; `path` is a container, or a blob in one.
+async fn lease(world: &World, path: &str, is_container: bool) {
+    let (permissions, services, resources, expiry, version) = ("rwdl", "b", "sco", "2099-01-01T00:00:00Z", "2019-07-07");
+    let text = format!("{ACCOUNT}\n{permissions}\n{services}\n{resources}\n\n{expiry}\n\nhttps,http\n{version}\n");
+    let signature = hmac_sha256(&text, &Secret::new(ACCOUNT_KEY)).unwrap().replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+    let kind = if is_container { "restype=container&" } else { "" };
+    let endpoint = world.hub.storage().account().endpoint(Service::Blob);
+    let url = format!(
+        "{endpoint}/{path}?{kind}comp=lease&sv={version}&ss={services}&srt={resources}&sp={permissions}&se={}&spr=https,http&sig={signature}",
+        expiry.replace(':', "%3A")
+    );
+    // reqwest wants one, even for plain http; another test may have been faster.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let request = client.put(url).header("x-ms-lease-action", "acquire").header("x-ms-lease-duration", "-1").header("content-length", "0");
+    let response = request.header("x-ms-version", version).send().await.unwrap();
+    assert_eq!(response.status().as_u16(), 201, "{}", response.text().await.unwrap());
+}
+
+#[tokio::test]
+async fn an_app_s_lease_does_not_keep_a_hub() {
+    let world = World::new().await;
+    let container = world.hub.name().app_lease_container();
+    lease(&world, &container, true).await;
+    // The container cannot be deleted like that.
+    world.hub.storage().container(&container).delete_container().await.unwrap_err();
+    let deleted = world.hub.delete().await.unwrap();
+    assert!(deleted.lease_broken && deleted.artifacts.contains(&container), "{deleted:?}");
+    // Also what cannot be connected to any more.
+    let storage = world.hub.storage();
+    storage.container(&container).create_if_missing().await.unwrap();
+    assert_eq!(TaskHub::delete_artifacts(storage, world.hub.name()).await.unwrap().artifacts, [container]);
+}
+
+#[tokio::test]
+async fn a_hub_managed_by_blob_is_served_if_its_ownership_is_leased() {
+    let storage = storage(&Azurite::of_process().unwrap().connection_string());
+    let hub = TaskHub::create(storage.clone(), random_name(), PartitionCount::DEFAULT, EngineLine::Line1).await.unwrap();
+    let world = World { hub };
+    let info = world.hub.info().await.unwrap();
+    assert!(!info.has_active_workers() && info.created_at.is_some());
+    let leases = world.hub.name().leases_container();
+    let queue = world.hub.name().control_queue(1);
+    let owned = format!("{{\"PartitionId\":\"{queue}\",\"Owner\":\"worker-1\",\"Token\":\"x\",\"Epoch\":1}}");
+    storage.container(&leases).put(&format!("ownership/{queue}"), owned.into_bytes(), true).await.unwrap();
+    lease(&world, &format!("{leases}/ownership/{queue}"), false).await;
+    // An intent alone serves nothing.
+    lease(&world, &format!("{leases}/intent/{}", world.hub.name().control_queue(2)), false).await;
+    let info = world.hub.info().await.unwrap();
+    let served: Vec<bool> = info.partitions.iter().map(|partition| partition.is_served).collect();
+    assert_eq!((served, info.partitions[1].owner.as_deref()), (vec![false, true, false, false], Some("worker-1")));
 }

@@ -1,5 +1,8 @@
 //! Purges: what goes, what stays, in how many requests.
 
+use std::time::Duration;
+
+use durable_bed::proxy::Fault;
 use durable_bed::recording::difference;
 use durable_taskhub::RuntimeStatus;
 use durable_taskhub::list::Filter;
@@ -191,10 +194,10 @@ async fn a_purge_cut_off_after_each_of_its_writes_is_finished_by_the_next() {
         let mut left = writes;
         proxy.rule(move |request| {
             if !request.is_write() {
-                return durable_bed::proxy::Fault::Pass;
+                return Fault::Pass;
             }
             left -= 1;
-            if left < 0 { durable_bed::proxy::Fault::CutBefore } else { durable_bed::proxy::Fault::Pass }
+            if left < 0 { Fault::CutBefore } else { Fault::Pass }
         });
         let first = hub.purge("gone", false).await;
         if first.is_ok() {
@@ -205,4 +208,51 @@ async fn a_purge_cut_off_after_each_of_its_writes_is_finished_by_the_next() {
         world.hub.purge("gone", false).await.unwrap();
         assert_eq!(difference(&before, &world.lines().await), None, "after {writes} writes");
     }
+}
+
+#[tokio::test]
+async fn a_start_that_nobody_took_up_is_cancelled_by_its_row_alone() {
+    let world = World::new().await;
+    for id in ["scheduled", "terminated"] {
+        let row = Entity::new(id, "").with("RuntimeStatus", "Pending").with("ExecutionId", "E").with("Name", "Echo");
+        world.table("Instances").insert(&row).await.unwrap();
+        world.blob(&format!("{id}/message-1-ExecutionStarted.json.gz")).await;
+    }
+    world.instance("started", "Pending", 3).await;
+    let (proxy, hub) = world.proxied().await;
+    hub.cancel_start("scheduled").await.unwrap();
+    assert_eq!(counted(&proxy.requests()), "1 DELETE Table, 2 GET Table");
+    assert!(world.hub.get("scheduled").await.unwrap().is_none());
+    assert!(matches!(hub.cancel_start("started").await, Err(PurgeError::NotTerminal { .. })));
+    assert!(matches!(hub.cancel_start("scheduled").await, Err(PurgeError::NotFound { .. })));
+
+    // Terminated before it started: its start message waits in the queue all the same (engine-experiments.md 5.1).
+    world.table("Instances").merge(&Entity::new("terminated", "").with("RuntimeStatus", "Terminated"), Condition::Any).await.unwrap();
+    world.blob("terminated/history--Output-0A1B2C3D-Output.json.gz").await;
+    let purged = hub.purge("terminated", false).await.unwrap();
+    assert_eq!((purged.blobs, purged.blobs_left), (1, 1));
+    let kept = ["scheduled", "terminated"].map(|id| format!("{id}/message-1-ExecutionStarted.json.gz"));
+    assert_eq!(world.blobs().await, kept);
+}
+
+/// Somebody starts the ID anew between our look and our deletion of the row.
+#[tokio::test]
+async fn an_instance_that_is_changed_meanwhile_is_kept() {
+    let world = World::new().await;
+    world.instance("again", "Completed", 4).await;
+    let (proxy, hub) = world.proxied().await;
+    proxy.rule(|request| match request.path.ends_with("$batch") {
+        true => Fault::Delay(Duration::from_millis(1000)),
+        false => Fault::Pass,
+    });
+    let change = async {
+        while !proxy.requests().iter().any(|request| request.path.contains("largemessages")) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let row = Entity::new("again", "").with("RuntimeStatus", "Pending").with("ExecutionId", "F").with("Name", "Echo");
+        world.table("Instances").replace(&row, Condition::Any).await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(hub.purge("again", false), change);
+    assert!(matches!(outcome, Err(PurgeError::Changed { .. })), "{outcome:?}");
+    assert_eq!(world.hub.get("again").await.unwrap().unwrap().execution_id.as_deref(), Some("F"));
 }

@@ -57,8 +57,8 @@ async fn a_purge_of_thousands_killed_halfway_goes_on() {
         let world = &world;
         async move {
             let id = format!("old-{number}");
-            world.instance(&id, ["Completed", "Failed"][usize::from(number % 2 == 0)], 4).await;
-            if number % 50 == 0 {
+            world.instance(&id, ["Completed", "Failed"][usize::from(number.is_multiple_of(2))], 4).await;
+            if number.is_multiple_of(50) {
                 world.blob(&format!("{id}/message-1.json.gz")).await;
             }
         }

@@ -303,3 +303,31 @@ async fn the_row_that_ends_the_execution_is_in_the_last_transaction() {
     let left = all_rows(&world, "History").await;
     assert_eq!(left.iter().filter(|row| row.text("EventType") == Some("GenericEvent")).count(), 241);
 }
+
+/// The engine, or another rewind, writes between our look and our transaction.
+#[tokio::test]
+async fn a_history_that_is_changed_meanwhile_is_not_overwritten() {
+    let recording = recording("hub/ext__durable__rewind_flaky");
+    let world = World::of(&recording, "failed").await;
+    let (proxy, hub) = world.proxied().await;
+    proxy.rule(|request| match request.path.ends_with("$batch") {
+        true => Fault::Delay(std::time::Duration::from_millis(1000)),
+        false => Fault::Pass,
+    });
+    let change = async {
+        while proxy.requests().len() < 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let row = Entity::new("rewind-1", "0000000000000009").with("Reason", "changed");
+        world.table("History").merge(&row, Condition::Any).await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(hub.rewind("rewind-1", None), change);
+    assert!(matches!(outcome, Err(RewindError::Changed { .. })), "{outcome:?}");
+    let rows = all_rows(&world, "History").await;
+    assert!(rows.iter().all(|row| row.text("EventType") != Some("GenericEvent")));
+    // Two reads, a transaction, the row, the message.
+    proxy.rule(|_| Fault::Pass);
+    proxy.clear();
+    hub.rewind("rewind-1", None).await.unwrap();
+    assert_eq!(crate::support::counted(&proxy.requests()), "2 GET Table, 1 PATCH Table, 1 POST Queue, 1 POST Table");
+}

@@ -137,6 +137,9 @@ fn what_cannot_work_is_refused() {
     assert_eq!(refusal(ruined), FailureCaught);
     // Work that was under way.
     assert_eq!(refusal([scheduled(0), scheduled(1), failed(1), end("Failed")]), Outstanding);
+    // The same task again, after a rewind, and no result of it.
+    let again = marked(&history([scheduled(0), failed(0), end("Failed")]), 3).into_iter().chain([started(), scheduled(0), end("Failed")]);
+    assert_eq!(refusal(again), Outstanding);
     assert!(matches!(refusal([failed(3), end("Failed")]), Damaged(_)));
 }
 
