@@ -9,6 +9,7 @@
 use durable_bed::recording::{Recording, Row, Snapshot, difference};
 
 use crate::support::{TestHub, recording};
+use crate::times::implausible;
 
 /// What of the history's order must be equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,7 @@ pub fn compare(hub: &TestHub, recording: &Recording, expected: &Snapshot, actual
 pub fn compare_in(order: Order, hub: &TestHub, recording: &Recording, expected: &Snapshot, actual: &Snapshot) {
     for snapshot in [expected, actual] {
         assert_eq!(torn_episodes(snapshot), Vec::<String>::new(), "{} in {}", snapshot.label, hub.name);
+        assert_eq!(implausible(snapshot), Vec::<String>::new(), "{} at {:?} in {}", recording.scenario, snapshot.label, hub.name);
     }
     let ours = actual.rows("History").iter().filter(|row| row.contains_key("Details")).count();
     assert_eq!(ours, 0, "{}: our worker serialises no exceptions", recording.scenario);
