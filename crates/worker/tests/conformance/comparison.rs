@@ -104,7 +104,7 @@ fn changes_are_found_in_racing_and_in_large_scenarios() {
         ("start_cascade", "done", Order::Racing),
         ("start_fanout", "done", Order::Racing),
         ("big_event", "event queued", Order::Exact),
-        ("big_event", "done", Order::Exact),
+        ("big_input", "queued", Order::Exact),
         ("rewind_parent_child", "completed", Order::Exact),
     ] {
         let recording = recording(scenario);
