@@ -31,6 +31,8 @@ use crate::telemetry;
 const ORCHESTRATIONS_AT_ONCE: u16 = 32;
 /// TaskHubs reconciled at once.
 const TASK_HUBS_AT_ONCE: u16 = 8;
+/// A reconcile that takes longer is given up and tried again.
+const RECONCILE_TIME_OUT: Duration = Duration::from_secs(60);
 /// How long it takes until a CRD that was just installed is looked for again.
 const CRD_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
@@ -131,6 +133,7 @@ async fn work(
     let orchestrations = Orchestrations::new(client.clone(), events.clone(), hubs.clone(), poller.clone(), watched_hubs.store.clone());
     let of_orchestrations = Setup {
         concurrency: ORCHESTRATIONS_AT_ONCE,
+        time_out: RECONCILE_TIME_OUT,
         triggers: futures::stream::select(hubs.changed().stream(), poller.changed().stream()).boxed(),
         listed: gates.0,
         shutdown: stop.clone(),
@@ -140,6 +143,7 @@ async fn work(
     let task_hubs = TaskHubs::new(client, events, hubs.clone(), secrets.clone(), config.allowed_endpoints.clone(), metrics.storage.clone());
     let of_task_hubs = Setup {
         concurrency: TASK_HUBS_AT_ONCE,
+        time_out: RECONCILE_TIME_OUT,
         triggers: futures::stream::select(hubs.doubted().stream(), secrets.changed().stream()).map(object_of).boxed(),
         listed: gates.1,
         shutdown: stop.clone(),

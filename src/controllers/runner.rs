@@ -8,7 +8,8 @@
 //! - Own status writes would trigger another reconcile: a predicate passes what
 //!   a reconcile reads (generation, finalizers, our annotations) only.
 //! - Objects that go away without a finalizer are never reconciled: deletions
-//!   are seen in the watch itself, also those that happen while it was down.
+//!   are seen in the watch itself, also those that happen while it was down or
+//!   while the object is being reconciled.
 //! - Nothing in kube times out: the reconcile as a whole does.
 
 use std::collections::HashMap;
@@ -32,9 +33,6 @@ use crate::api::{Envelope, Kind, PAUSED_ANNOTATION};
 use crate::hubs::Dependent;
 use crate::metrics::ReconcileMetrics;
 use crate::shutdown::Shutdown;
-
-/// A reconcile that takes longer is given up and tried again.
-const RECONCILE_TIME_OUT: Duration = Duration::from_secs(60);
 
 /// The longest pause after failures.
 const MAX_BACK_OFF: Duration = Duration::from_secs(60);
@@ -110,12 +108,15 @@ struct Run<R: Reconciler> {
     /// Of the watch: which objects exist, by UID.
     existing: Mutex<HashMap<String, ObjectRef<Envelope<R::Kind>>>>,
     metrics: ReconcileMetrics,
+    time_out: Duration,
 }
 
 /// What a controller runs with.
 pub struct Setup<K: Kind> {
     /// How many objects are reconciled at once.
     pub concurrency: u16,
+    /// A reconcile that takes longer is given up and tried again.
+    pub time_out: Duration,
     /// Objects that shall be looked at although nobody touched them.
     pub triggers: futures::stream::BoxStream<'static, Dependent>,
     /// Opened when all objects were listed.
@@ -151,8 +152,9 @@ impl<K: Kind> Watched<K> {
 
 /// Runs the controller of `reconciler` until the shutdown begins, and lets reconciles under way finish.
 pub async fn run<R: Reconciler>(reconciler: R, setup: Setup<R::Kind>) {
-    let Setup { concurrency, triggers, listed, shutdown, metrics, watched } = setup;
-    let run = Arc::new(Run { reconciler, newest: Newest::new(), failures: Mutex::default(), existing: Mutex::default(), metrics });
+    let Setup { concurrency, time_out, triggers, listed, shutdown, metrics, watched } = setup;
+    let run =
+        Arc::new(Run { reconciler, newest: Newest::new(), failures: Mutex::default(), existing: Mutex::default(), metrics, time_out });
     let Watched { apis, writer, store } = watched;
     let events = watch::all(apis).inspect({
         let run = run.clone();
@@ -228,16 +230,21 @@ impl<R: Reconciler> Run<R> {
         if object.annotation(PAUSED_ANNOTATION) == Some("true") && object.meta().deletion_timestamp.is_none() {
             return Action::await_change();
         }
-        let uid = object.uid().to_owned();
+        let (uid, reference) = (object.uid().to_owned(), ObjectRef::from_obj(&*object));
         let span = tracing::info_span!("reconcile", kind = R::KIND, namespace = object.namespace(), name = object.name());
         let begun = Instant::now();
         let work = AssertUnwindSafe(self.reconciler.reconcile(object, &self.newest)).catch_unwind();
-        let result = match tokio::time::timeout(RECONCILE_TIME_OUT, tracing::Instrument::instrument(work, span.clone())).await {
+        let result = match tokio::time::timeout(self.time_out, tracing::Instrument::instrument(work, span.clone())).await {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => Err(Failure::new("panic", Panicked(panic_text(panic.as_ref())))),
             Err(_) => Err(Failure::of("timeout")),
         };
         self.metrics.observe(R::KIND, result.as_ref().err().map(Failure::category), begun.elapsed());
+        if !lock(&self.existing).contains_key(&uid) {
+            // It went meanwhile: what this reconcile remembered after the deletion was seen would stay for ever.
+            self.forget(&reference, &uid);
+            return Action::await_change();
+        }
         match result {
             Ok(next) => {
                 lock(&self.failures).remove(&uid);

@@ -1,9 +1,12 @@
-//! One stream of watch events over several namespaces.
+//! One stream of watch events over one or several namespaces.
 //!
 //! The store takes `InitDone` for "this is everything": fed by one watch per
 //! namespace it would drop the objects of the others at each re-list. So the
 //! watches are merged into what a single watch over all of them would say: one
-//! initial list when all are listed, then single changes.
+//! initial list when all are listed, then single changes. A single watch goes
+//! the same way: kube hands out a re-list page by page and fills the store only
+//! after the last, so that what is new on an earlier page would be looked up in
+//! the old store, not be found, and never be looked at again.
 
 use std::collections::HashMap;
 
@@ -19,12 +22,7 @@ type Watched<K> = Result<Event<Envelope<K>>, watcher::Error>;
 
 /// The events of all `apis`.
 pub fn all<K: Kind>(apis: Vec<Api<Envelope<K>>>) -> BoxStream<'static, Watched<K>> {
-    let number = apis.len();
-    let mut watches = apis.into_iter().map(|api| watcher(api, watcher::Config::default()).default_backoff().boxed());
-    match (number, watches.next()) {
-        (1, Some(only)) => only,
-        (_, first) => merge(first.into_iter().chain(watches).collect()).boxed(),
-    }
+    merge(apis.into_iter().map(|api| watcher(api, watcher::Config::default()).default_backoff().boxed()).collect()).boxed()
 }
 
 fn merge<K: Kind>(watches: Vec<BoxStream<'static, Watched<K>>>) -> impl Stream<Item = Watched<K>> + Send {

@@ -107,6 +107,7 @@ struct Inner {
 struct State {
     views: HashMap<HubKey, HubView>,
     dependents: HashMap<HubKey, HashSet<Dependent>>,
+    doubts: HashSet<HubKey>,
 }
 
 impl Hubs {
@@ -131,6 +132,7 @@ impl Hubs {
 
     /// The TaskHub is gone.
     pub fn remove(&self, key: &HubKey) {
+        self.lock().doubts.remove(key);
         self.judge(key, HubView::Absent);
     }
 
@@ -152,7 +154,13 @@ impl Hubs {
 
     /// A request to the hub failed in a way that its TaskHub should look into.
     pub fn doubt(&self, key: &HubKey) {
+        self.lock().doubts.insert(key.clone());
         self.inner.doubted.add([key.clone()]);
+    }
+
+    /// True if the hub was doubted since this was last asked: what was found out about it earlier may be wrong now.
+    pub fn take_doubt(&self, key: &HubKey) -> bool {
+        self.lock().doubts.remove(key)
     }
 
     /// The objects whose hub changed. For one consumer.

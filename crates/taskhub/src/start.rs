@@ -91,6 +91,7 @@ pub struct PreparedStart {
 #[derive(Debug, Clone)]
 pub struct StartWritten {
     instance_id: String,
+    created: Time,
     text: String,
 }
 
@@ -143,7 +144,7 @@ impl PreparedStart {
         for (name, value) in request.columns {
             row.set(&name, value);
         }
-        Ok(PreparedStart { row, written: StartWritten { instance_id: request.instance_id.as_str().to_owned(), text } })
+        Ok(PreparedStart { row, written: StartWritten { instance_id: request.instance_id.as_str().to_owned(), created, text } })
     }
 
     /// Inserts the row. One request.
@@ -182,7 +183,12 @@ impl StartWritten {
             ..top_level(&instance.id, execution_id, instance.generation)
         };
         let text = Message::start(started, created, hub.next_start_number()).encode().map_err(|_| NotStartable::Incomplete)?;
-        Ok(StartWritten { instance_id: instance.id.clone(), text })
+        Ok(StartWritten { instance_id: instance.id.clone(), created, text })
+    }
+
+    /// The creation time that the row has.
+    pub fn created_time(&self) -> Time {
+        self.created
     }
 
     /// Sends the start message. One request. Sending it twice is harmless.

@@ -43,7 +43,7 @@ pub async fn start(hub: &ReadyHub, wish: &Wish) -> Result<Outcome, Failure> {
         Ok(written) => {
             crash_points::reached(at::ROW_WRITTEN);
             send(&hub.client, &written).await?;
-            Ok(accepted(wish))
+            Ok(accepted(wish, &written))
         }
         Err(StartError::AlreadyExists) => taken(hub, wish).await,
         Err(error) => Err(Failure::new("storage", error)),
@@ -62,7 +62,7 @@ async fn taken(hub: &ReadyHub, wish: &Wish) -> Result<Outcome, Failure> {
             if let Ok(written) = StartWritten::again(&hub.client, &instance) {
                 // Died after the row, or the answer of the insert was lost. The message may have been sent: a second one is swallowed.
                 send(&hub.client, &written).await?;
-                return Ok(accepted(wish));
+                return Ok(accepted(wish, &written));
             }
             row(hub, instance.into()).await
         }
@@ -102,8 +102,12 @@ async fn send(hub: &TaskHub, written: &StartWritten) -> Result<(), Failure> {
     Ok(())
 }
 
-fn accepted(wish: &Wish) -> Outcome {
-    Outcome::Accepted { instance_id: wish.identity.instance_id.as_str().to_owned(), execution_id: wish.identity.execution_id.clone() }
+fn accepted(wish: &Wish, written: &StartWritten) -> Outcome {
+    Outcome::Accepted {
+        instance_id: wish.identity.instance_id.as_str().to_owned(),
+        execution_id: wish.identity.execution_id.clone(),
+        created_time: written.created_time(),
+    }
 }
 
 fn refused(reason: &'static str, message: String) -> Outcome {

@@ -36,6 +36,8 @@ pub struct Facts<'a> {
     pub seen: Seen,
     /// True if somebody asked for a reconcile that was not handled yet.
     pub asked: bool,
+    /// True if the object is being deleted, and something holds it.
+    pub deleted: bool,
     /// When the start message was last sent, as far as this process knows.
     pub last_sent: Option<Time>,
     /// The time.
@@ -122,6 +124,10 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         Err(refusal) => return Decision::Hold(Hold::Refused(refusal.clone())),
     };
     let was_accepted = facts.status.execution_id.is_some();
+    if facts.deleted && !was_accepted {
+        // Nobody wants a run whose object is going.
+        return Decision::Wait;
+    }
     let workers_active = match &facts.hub {
         Hub::Ready { workers_active } => *workers_active,
         // Nothing is concluded from a hub that cannot be asked: what was seen of an accepted run stays true.

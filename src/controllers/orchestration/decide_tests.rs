@@ -53,7 +53,7 @@ fn decided(status: &OrchestrationStatus, hub: Hub, seen: Seen) -> &'static str {
 
 fn decided_when(status: &OrchestrationStatus, hub: Hub, seen: Seen, asked: bool, last_sent: Option<Time>) -> &'static str {
     let wish = wish();
-    word(&decide(&Facts { status, wish: Ok(&wish), hub, seen, asked, last_sent, now: now() }))
+    word(&decide(&Facts { status, wish: Ok(&wish), hub, seen, asked, deleted: false, last_sent, now: now() }))
 }
 
 fn word(decision: &Decision) -> &'static str {
@@ -87,6 +87,24 @@ fn what_was_not_accepted_waits_for_its_hub_and_then_starts() {
         (WITHOUT_WORKERS, "start"),
     ] {
         assert_eq!(decided(&new, hub.clone(), Seen::Nothing), expected, "{hub:?}");
+    }
+}
+
+#[test]
+fn what_is_being_deleted_is_not_started_any_more_and_followed_if_it_was() {
+    let wish = wish();
+    for (status, expected) in [(OrchestrationStatus::default(), "wait"), (accepted(), "follow")] {
+        let facts = Facts {
+            status: &status,
+            wish: Ok(&wish),
+            hub: READY,
+            seen: Seen::Nothing,
+            asked: false,
+            deleted: true,
+            last_sent: None,
+            now: now(),
+        };
+        assert_eq!(word(&decide(&facts)), expected);
     }
 }
 
@@ -166,8 +184,16 @@ fn somebody_may_ask_to_look_at_what_is_settled() {
 fn a_refused_spec_is_refused_without_a_hub() {
     let refusal = Refusal { reason: "InvalidSpec", message: "change it".to_owned() };
     let status = OrchestrationStatus::default();
-    let facts =
-        Facts { status: &status, wish: Err(&refusal), hub: Hub::Unknown, seen: Seen::Nothing, asked: false, last_sent: None, now: now() };
+    let facts = Facts {
+        status: &status,
+        wish: Err(&refusal),
+        hub: Hub::Unknown,
+        seen: Seen::Nothing,
+        asked: false,
+        deleted: false,
+        last_sent: None,
+        now: now(),
+    };
     assert_eq!(word(&decide(&facts)), "refused");
 }
 

@@ -27,6 +27,9 @@ const PREVIEW_BYTES: usize = 1024;
 /// serde_json reads 128 levels; what is deeper than half of that is shown as text only.
 const MAX_LEVELS: usize = 64;
 
+/// What is echoed of the annotation that asks for a reconcile.
+pub const MAX_ECHO_BYTES: usize = 256;
+
 /// What came of a decision.
 #[derive(Debug)]
 pub enum Outcome {
@@ -40,6 +43,8 @@ pub enum Outcome {
         instance_id: String,
         /// ID of its execution.
         execution_id: String,
+        /// The row's creation time, so that the row, seen while it waits, is nothing new to write.
+        created_time: Time,
     },
     /// The row of the object's instance.
     Row(Row),
@@ -81,11 +86,12 @@ pub fn describe(
     now: Time,
 ) -> OrchestrationStatus {
     let mut status = before.clone();
-    status.last_handled_reconcile_at = requested_at.map(|value| cut(value, 256).to_owned()).or(status.last_handled_reconcile_at);
+    status.last_handled_reconcile_at = requested_at.map(|value| cut(value, MAX_ECHO_BYTES).to_owned()).or(status.last_handled_reconcile_at);
     let said = match outcome {
         Outcome::Unchanged => return status,
         Outcome::Held(hold) => held(hold),
-        Outcome::Accepted { instance_id, execution_id } => {
+        Outcome::Accepted { instance_id, execution_id, created_time } => {
+            status.created_time = Some(HubTime(*created_time));
             status.instance_id = Some(instance_id.clone());
             status.execution_id = Some(execution_id.clone());
             status.runtime_status = Some(v1alpha1::RuntimeStatus::Pending);

@@ -47,7 +47,7 @@ fn every_outcome_says_ready_and_what_kstatus_reads() {
             &["Ready=False InputTooLarge", "Started=False NotCreated", "Stalled=True InputTooLarge"],
         ),
         (
-            Outcome::Accepted { instance_id: "order-1".to_owned(), execution_id: "E".to_owned() },
+            Outcome::Accepted { instance_id: "order-1".to_owned(), execution_id: "E".to_owned(), created_time: now() },
             &["Ready=False Enqueued", "Started=False Enqueued", "Reconciling=True Enqueued"],
         ),
         (row(entity("Pending"), None, true), &["Ready=False Enqueued", "Started=False Enqueued", "Reconciling=True Enqueued"]),

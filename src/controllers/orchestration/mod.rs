@@ -15,16 +15,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use durable_taskhub::Time;
-use kube::Client;
 use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, Resource};
 
 use self::decide::{Decision, Facts, Hub, Refusal, Wish, decide};
-use self::describe::{Outcome, describe, notice};
+use self::describe::{MAX_ECHO_BYTES, Outcome, describe, notice};
 use self::identity::Identity;
 use super::events::Events;
 use super::failure::Failure;
 use super::runner::{Newest, Next, Reconciler};
 use super::status::{self, STALE_AGAIN_AFTER, Written};
+use crate::api::conditions::cut;
 use crate::api::v1alpha1::{Orchestration, OrchestrationSpec, OrchestrationStatus, RuntimeStatus, TaskHub};
 use crate::api::{Envelope, RECONCILE_REQUESTED_AT_ANNOTATION};
 use crate::crash_points::{self, at, scaled};
@@ -32,6 +33,9 @@ use crate::hubs::{Dependent, HubKey, HubView, Hubs};
 use crate::poller::{Poller, Seen, Subscription};
 
 type Object = Envelope<Orchestration>;
+
+/// An object whose hub is not known yet, since the operator has just started, is looked at again after this. It costs no request.
+const UNKNOWN_HUB_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The controller's parts.
 pub struct Orchestrations {
@@ -53,6 +57,12 @@ pub struct Orchestrations {
 struct Followed {
     hub: HubKey,
     last_sent: Option<Time>,
+}
+
+impl Followed {
+    fn of(hub: &HubKey) -> Followed {
+        Followed { hub: hub.clone(), last_sent: None }
+    }
 }
 
 /// One object, read.
@@ -77,7 +87,8 @@ impl Subject {
                 Err(Refusal { reason: "InvalidSpec", message })
             }
         };
-        let requested_at = object.annotation(RECONCILE_REQUESTED_AT_ANNOTATION).map(str::to_owned);
+        // Cut as it will be echoed: what is longer would otherwise never count as handled.
+        let requested_at = object.annotation(RECONCILE_REQUESTED_AT_ANNOTATION).map(|value| cut(value, MAX_ECHO_BYTES).to_owned());
         Subject { status: object.status(), hub, wish, requested_at, object }
     }
 
@@ -121,6 +132,7 @@ impl Orchestrations {
             hub,
             seen: subject.hub.as_ref().map_or(Seen::Nothing, |key| self.poller.seen(key, uid)),
             asked: subject.asked(),
+            deleted: subject.object.meta().deletion_timestamp.is_some(),
             last_sent: followed.and_then(|followed| followed.last_sent),
             now: Time::now(),
         };
@@ -194,19 +206,29 @@ impl Orchestrations {
             self.unfollow(uid, &subject.dependent());
             return;
         }
-        self.followed().entry(uid.to_owned()).or_insert_with(|| Followed { hub: hub.clone(), last_sent: None });
+        self.followed().entry(uid.to_owned()).or_insert_with(|| Followed::of(hub));
         self.hubs.follow(hub, subject.dependent());
-        if let (Some(instance_id), Some(_)) = (&status.instance_id, &status.execution_id) {
+        // The ID is computed, not read back: whoever may write a status could point it at the instance of another.
+        if let (Ok(wish), Some(_)) = (&subject.wish, &status.execution_id) {
+            let instance_id = wish.identity.instance_id.as_str().to_owned();
             // A start that was sent just now has nothing to show yet; one that this process only heard of may have ended long ago.
             let sent_just_now = subject.status.execution_id.is_none();
             let delay = self.hubs.view(hub).ready().filter(|_| sent_just_now).map_or(Duration::ZERO, |hub| hub.polling.min);
-            let subscription =
-                Subscription { uid: uid.to_owned(), owner: subject.dependent(), hub: hub.clone(), instance_id: instance_id.clone() };
+            let subscription = Subscription { uid: uid.to_owned(), owner: subject.dependent(), hub: hub.clone(), instance_id };
             self.poller.subscribe(subscription, delay);
             if at_once {
                 self.poller.hurry(hub, uid);
             }
         }
+    }
+
+    /// Something failed in the hub. Its TaskHub may know better why, and this object is told when that changes: it need not
+    /// sit out its pause.
+    fn doubt_hub(&self, subject: &Subject) {
+        let Some(hub) = &subject.hub else { return };
+        self.followed().entry(subject.object.uid().to_owned()).or_insert_with(|| Followed::of(hub));
+        self.hubs.follow(hub, subject.dependent());
+        self.hubs.doubt(hub);
     }
 
     fn unfollow(&self, uid: &str, dependent: &Dependent) {
@@ -230,8 +252,14 @@ impl Reconciler for Orchestrations {
         let subject = Subject::read(object);
         let (facts, view) = self.observe(&subject);
         let decision = decide(&facts);
-        let at_once = facts.asked && matches!(decision, Decision::Follow);
-        let status = match self.act(&subject, decision, &view).await? {
+        let asked = facts.asked;
+        let at_once = asked && matches!(decision, Decision::Follow);
+        let hub_unknown = facts.hub == Hub::Unknown && matches!(decision, Decision::Wait);
+        let acted = self.act(&subject, decision, &view).await;
+        if acted.is_err() {
+            self.doubt_hub(&subject);
+        }
+        let status = match acted? {
             Some(outcome) => match self.report(&subject, &outcome, newest).await? {
                 Some(status) => status,
                 None => return Ok(Next::After(STALE_AGAIN_AFTER)),
@@ -239,7 +267,12 @@ impl Reconciler for Orchestrations {
             None => subject.status.clone(),
         };
         self.follow(&subject, &status, at_once);
-        Ok(next(&status, Time::now()))
+        if let Some(hub) = subject.hub.as_ref().filter(|_| asked && !status.settled) {
+            // Who asks does not want to wait for the next read of its pace.
+            self.poller.hurry(hub, subject.object.uid());
+        }
+        // Nobody tells of a TaskHub that turns out not to exist when all are listed.
+        Ok(if hub_unknown { Next::After(UNKNOWN_HUB_AGAIN_AFTER) } else { next(&status, Time::now()) })
     }
 
     fn forget(&self, object: &ObjectRef<Object>, uid: &str) {

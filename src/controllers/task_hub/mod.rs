@@ -94,9 +94,14 @@ impl TaskHubs {
         let pinned = object.status().account_name;
         let Some(resolved) = resolve(&spec, &state, &self.allowed_endpoints, pinned.as_deref())? else { return Ok(None) };
         let polling = polling_limits(&spec)?;
-        let client = self.connect(object.uid(), &spec, &resolved).await?;
+        let doubted = self.hubs.take_doubt(key);
+        let mut client = self.connect(object.uid(), &spec, &resolved, doubted).await?;
         let now = Time::now();
         let partitions = client.partitions().await.map_err(|error| storage_says(&error))?;
+        if partitions.is_empty() && !doubted {
+            // A hub that is managed by blob has no rows, and neither has one that was deleted.
+            client = self.connect(object.uid(), &spec, &resolved, true).await?;
+        }
         let served_partitions = partitions.iter().filter(|partition| partition.is_served(now)).count();
         let connected = Connected {
             account_name: resolved.account.name().to_owned(),
@@ -107,8 +112,8 @@ impl TaskHubs {
         Ok(Some((connected, ReadyHub { client, workers_active: served_partitions > 0, polling })))
     }
 
-    /// The open client, or a new one if it was made from something else or failed since.
-    async fn connect(&self, uid: &str, spec: &TaskHubSpec, resolved: &Resolved) -> Result<HubClient, NotReady> {
+    /// The open client, or a new one if it was made from something else, failed since, or `anew` asks for it.
+    async fn connect(&self, uid: &str, spec: &TaskHubSpec, resolved: &Resolved, anew: bool) -> Result<HubClient, NotReady> {
         let made = Made {
             hub_name: spec.hub_name.clone(),
             partition_count: spec.partition_count,
@@ -116,7 +121,7 @@ impl TaskHubs {
             credential_version: resolved.credential_version.clone(),
         };
         let known = self.connections().get(uid).cloned().unwrap_or_default();
-        if let Some((_, client)) = known.open.filter(|(before, _)| *before == made && known.failures == 0) {
+        if let Some((_, client)) = known.open.filter(|(before, _)| !anew && *before == made && known.failures == 0) {
             return Ok(client);
         }
         let name = HubName::new(&spec.hub_name).map_err(|why| NotReady::new("InvalidSpec", format!("spec.hubName: {why}")))?;

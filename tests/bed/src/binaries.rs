@@ -27,6 +27,15 @@ pub fn operator() -> Result<PathBuf, BedError> {
     once(&BUILT, || build("durable-operator", &[], None))
 }
 
+/// The operator with optimisation, for figures.
+///
+/// # Errors
+/// If it does not build.
+pub fn operator_optimised() -> Result<PathBuf, BedError> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    once(&BUILT, || build("durable-operator", &["--release"], None))
+}
+
 /// The operator with the feature `crash-points`: its own file, the same dependencies.
 ///
 /// # Errors
@@ -48,6 +57,9 @@ fn build(name: &str, arguments: &[&str], target: Option<&Path>) -> Result<PathBu
         .current_dir(workspace_root())
         .args(["build", "--quiet", "--bin", name, "--message-format=json-render-diagnostics"])
         .args(arguments);
+    for variable in std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_str().is_some_and(is_of_the_running_program)) {
+        command.env_remove(variable);
+    }
     if let Some(target) = target {
         // Only the finished program goes elsewhere; what it is made from stays in the shared folder.
         let shared = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace_root().join("target"), PathBuf::from);
@@ -64,4 +76,13 @@ fn build(name: &str, arguments: &[&str], target: Option<&Path>) -> Result<PathBu
         message.get("executable")?.as_str().filter(|_| is_ours).map(PathBuf::from)
     });
     programs.next_back().ok_or_else(|| BedError::new(format!("{what}: cargo named no program")))
+}
+
+/// True for what `cargo run` and `cargo test` tell a program about itself. The build script of `ring` asks to run again when one of
+/// them changes: with them, each build from inside of a test or the demo would compile all that stands on it, and the next build at
+/// the command line would do so again.
+fn is_of_the_running_program(variable: &str) -> bool {
+    const PREFIXES: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+    const NAMES: [&str; 3] = ["CARGO_PRIMARY_PACKAGE", "CARGO_TARGET_TMPDIR", "OUT_DIR"];
+    PREFIXES.iter().any(|prefix| variable.starts_with(prefix)) || NAMES.contains(&variable)
 }

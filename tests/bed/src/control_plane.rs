@@ -206,7 +206,10 @@ impl ControlPlane {
         install_tls_provider();
         let kubeconfig = during("reading the kubeconfig", kube::config::Kubeconfig::read_from(&self.kubeconfig))?;
         let loading = async move || kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await;
-        during("reading the kubeconfig", blocking(loading)?)
+        let mut config = during("reading the kubeconfig", blocking(loading)?)?;
+        // kube takes it from HTTPS_PROXY, which is of no use on the way to this machine.
+        config.proxy_url = None;
+        Ok(config)
     }
 
     /// Runs kubectl as the administrator.

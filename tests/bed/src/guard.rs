@@ -2,9 +2,12 @@
 //!
 //! A shell stands between: it holds the reading end of a pipe whose other end
 //! only we hold. When we end, also by SIGKILL, the pipe closes, and the shell
-//! ends its child: SIGTERM, and SIGKILL after five seconds.
+//! ends its child: SIGTERM, and SIGKILL after five seconds. Both are a process
+//! group of their own: Ctrl-C at a terminal is for whoever started them, who
+//! then ends them in the order that he wants.
 
 use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -73,6 +76,7 @@ impl Process {
             .args(arguments)
             .envs(environment)
             .current_dir(folder)
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(file)
             .stderr(errors)

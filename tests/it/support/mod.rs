@@ -1,6 +1,10 @@
 //! What every integration test stands on: one API server and one storage emulator per test process, and a world of its
 //! own for each test: a namespace, a hub, an operator process that watches that namespace only.
 
+pub mod gate;
+pub mod growth;
+pub mod probe;
+pub mod runs;
 mod world;
 
 use std::sync::OnceLock;
@@ -10,7 +14,7 @@ use durable_bed::assets;
 use durable_bed::azurite::Azurite;
 use durable_bed::control_plane::ControlPlane;
 
-pub use world::{OperatorProcess, World};
+pub use world::{OperatorProcess, Server, World};
 
 /// How long anything may take that takes a second on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,12 +32,17 @@ pub fn bed() -> &'static Bed {
         let assets = assets::ensure().unwrap();
         let control_plane = ControlPlane::start(&assets).unwrap();
         let azurite = Azurite::of_process().unwrap();
-        for arguments in [&["apply", "--filename=crds/"][..], &["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]] {
-            let answer = control_plane.kubectl(arguments).unwrap();
-            assert!(answer.success, "{answer:?}");
-        }
+        install_crds(&control_plane);
         Bed { control_plane, azurite }
     })
+}
+
+/// Applies the files of `crds/`, and waits until they are established.
+pub fn install_crds(control_plane: &ControlPlane) {
+    for arguments in [&["apply", "--filename=crds/"][..], &["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]] {
+        let answer = control_plane.kubectl(arguments).unwrap();
+        assert!(answer.success, "{answer:?}");
+    }
 }
 
 /// Asks `look` again and again until it has an answer.

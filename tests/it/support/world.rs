@@ -1,10 +1,13 @@
 //! The world of one test.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use durable_bed::control_plane::Answer;
+use durable_bed::azurite::Azurite;
+use durable_bed::control_plane::{Answer, ControlPlane};
 use durable_bed::guard::Process;
 use durable_bed::{azurite, binaries};
 use durable_operator::api::v1alpha1::{Orchestration, OrchestrationStatus, TaskHub, TaskHubStatus};
@@ -21,6 +24,36 @@ pub struct World {
     pub namespace: String,
     pub hub_name: HubName,
     pub client: Client,
+    pub control_plane: Server<ControlPlane>,
+    pub azurite: Server<Azurite>,
+}
+
+/// A server that all tests share, or one of the test's own, which it may interrupt.
+pub enum Server<T: 'static> {
+    Shared(&'static T),
+    Own(RwLock<T>),
+}
+
+impl<T> Server<T> {
+    pub fn own(server: T) -> Server<T> {
+        Server::Own(RwLock::new(server))
+    }
+
+    pub fn with<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+        match self {
+            Server::Shared(server) => look(server),
+            Server::Own(server) => look(&server.read().unwrap()),
+        }
+    }
+
+    /// # Panics
+    /// If others share the server.
+    pub fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
+        match self {
+            Server::Shared(_) => panic!("other tests use this server"),
+            Server::Own(server) => change(&mut server.write().unwrap()),
+        }
+    }
 }
 
 /// An operator's process, and where its admin server listens.
@@ -33,27 +66,42 @@ impl World {
     /// A new namespace, and a hub on the emulator as the engine's clients make it, without a worker.
     pub async fn new(test: &str) -> World {
         let world = World::without_hub(test).await;
-        durable_worker::create::create_hub(&world.storage(), &world.hub_name, PartitionCount::DEFAULT).await.unwrap();
+        world.create_hub().await;
         world
+    }
+
+    /// Makes the hub as the engine's clients make it.
+    pub async fn create_hub(&self) {
+        durable_worker::create::create_hub(&self.storage(), &self.hub_name, PartitionCount::DEFAULT).await.unwrap();
     }
 
     /// A new namespace; the hub does not exist.
     pub async fn without_hub(test: &str) -> World {
+        World::on(test, Server::Shared(&bed().control_plane), Server::Shared(bed().azurite))
+    }
+
+    /// A new namespace on these servers; the hub does not exist.
+    pub fn on(test: &str, control_plane: Server<ControlPlane>, azurite: Server<Azurite>) -> World {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let client = Client::try_from(bed().control_plane.config().unwrap()).unwrap();
+        let client = Client::try_from(control_plane.with(ControlPlane::config).unwrap()).unwrap();
         let namespace = format!("{}-{number}", test.replace('_', "-"));
-        let answer = bed().control_plane.kubectl(&["create", "namespace", &namespace]).unwrap();
+        let answer = control_plane.with(|plane| plane.kubectl(&["create", "namespace", &namespace])).unwrap();
         assert!(answer.success, "{answer:?}");
         let camel: String = test.split('_').map(|word| word[..1].to_uppercase() + &word[1..]).collect();
         let hub_name = HubName::new(&format!("{}{number}", &camel[..camel.len().min(44)])).unwrap();
-        World { namespace, hub_name, client }
+        World { namespace, hub_name, client, control_plane, azurite }
     }
 
     /// The emulator's account, without a proxy.
     pub fn storage(&self) -> Storage {
-        let account = Account::from_connection_string(&bed().azurite.connection_string()).unwrap();
+        let account = Account::from_connection_string(&self.connection_string()).unwrap();
         Storage::new(account, Options::default()).unwrap()
+    }
+
+    /// The connection string of the emulator's account.
+    pub fn connection_string(&self) -> String {
+        self.azurite.with(Azurite::connection_string)
     }
 
     /// A client of the test's hub.
@@ -69,32 +117,34 @@ impl World {
     }
 
     /// An operator's process, perhaps not ready yet.
+    ///
+    /// The flags are given as variables, so that `environment` can change each of them.
     pub fn start_operator(&self, program: &Path, environment: &[(&str, &str)]) -> OperatorProcess {
         let admin = azurite::free_address().unwrap();
-        let kubeconfig = bed().control_plane.kubeconfig().to_string_lossy().into_owned();
-        let arguments = [
-            "--watch-namespace".to_owned(),
-            self.namespace.clone(),
-            "--admin-address".to_owned(),
-            admin.to_string(),
-            "--allowed-endpoint-suffix".to_owned(),
-            "127.0.0.1".to_owned(),
-            "--log-filter".to_owned(),
-            "info,durable_operator=debug,kube_client=warn,kube_runtime=warn".to_owned(),
+        let (kubeconfig, folder) =
+            self.control_plane.with(|plane| (plane.kubeconfig().to_string_lossy().into_owned(), plane.folder().to_owned()));
+        let admin_address = admin.to_string();
+        let usual = [
+            ("KUBECONFIG", kubeconfig.as_str()),
+            ("DURABLE_WATCH_NAMESPACE", &self.namespace),
+            ("DURABLE_ADMIN_ADDRESS", &admin_address),
+            ("DURABLE_ALLOWED_ENDPOINT_SUFFIX", "127.0.0.1"),
+            ("DURABLE_LOG_FILTER", "info,durable_operator=debug,kube_client=warn,kube_runtime=warn"),
         ];
-        let environment = environment.iter().copied().chain([("KUBECONFIG", kubeconfig.as_str())]);
+        let environment = usual.into_iter().chain(environment.iter().copied());
+        let arguments: [&str; 0] = [];
         let name = format!("operator-{}", self.namespace);
-        let process = Process::start(&name, bed().control_plane.folder(), program, arguments, environment).unwrap();
+        let process = Process::start(&name, &folder, program, arguments, environment).unwrap();
         OperatorProcess { process, admin }
     }
 
     /// The sample worker on this world's hub. It serves when this returns.
     pub async fn worker(&self) -> Process {
         let arguments = ["--connection-string-env", "STORAGE", "--task-hub-name", self.hub_name.as_str()];
-        let environment = [("STORAGE", bed().azurite.connection_string())];
-        let folder = bed().control_plane.folder();
+        let environment = [("STORAGE", self.connection_string())];
+        let folder = self.control_plane.with(|plane| plane.folder().to_owned());
         let program = binaries::worker().unwrap();
-        let worker = Process::start(&format!("worker-{}", self.namespace), folder, &program, arguments, environment).unwrap();
+        let worker = Process::start(&format!("worker-{}", self.namespace), &folder, &program, arguments, environment).unwrap();
         let hub = self.hub().await;
         eventually("the worker serves the hub", async || {
             let partitions = hub.partitions().await.map_err(|error| error.to_string())?;
@@ -116,19 +166,24 @@ impl World {
 
     /// The TaskHub `hub`, which refers to the Secret `storage`.
     pub fn task_hub(&self) {
+        self.task_hub_polled("200ms");
+    }
+
+    /// The same, reading an instance at most every `min_interval`, and first after that time.
+    pub fn task_hub_polled(&self, min_interval: &str) {
         self.apply(&serde_json::json!({
             "apiVersion": "durable-operator.dev/v1alpha1", "kind": "TaskHub", "metadata": {"name": "hub"},
             "spec": {
                 "hubName": self.hub_name.as_str(),
                 "connection": {"connectionStringSecretRef": {"name": "storage", "key": "connectionString"}},
-                "polling": {"minInterval": "200ms"}
+                "polling": {"minInterval": min_interval}
             }
         }));
     }
 
     /// Secret and TaskHub on the emulator, and waits until the hub is ready.
     pub async fn ready_hub(&self) {
-        self.secret(&bed().azurite.connection_string());
+        self.secret(&self.connection_string());
         self.task_hub();
         self.hub_reason("Connected").await;
     }
@@ -153,7 +208,7 @@ impl World {
     /// `kubectl apply` of one object.
     pub fn try_apply(&self, object: &serde_json::Value) -> Answer {
         let arguments = ["apply", "--namespace", &self.namespace, "--filename=-"];
-        bed().control_plane.kubectl_with_input(&arguments, &object.to_string()).unwrap()
+        self.control_plane.with(|plane| plane.kubectl_with_input(&arguments, &object.to_string())).unwrap()
     }
 
     /// `kubectl` in this world's namespace; what it prints. It must succeed.
@@ -167,7 +222,7 @@ impl World {
     pub fn try_kubectl(&self, arguments: &[&str]) -> Answer {
         let mut all = vec!["--namespace", &self.namespace];
         all.extend(arguments);
-        bed().control_plane.kubectl(&all).unwrap()
+        self.control_plane.with(|plane| plane.kubectl(&all)).unwrap()
     }
 
     pub fn orchestrations(&self) -> Api<Orchestration> {
@@ -230,6 +285,25 @@ impl OperatorProcess {
         let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
         let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
         Ok((status, body))
+    }
+
+    /// What a run may cost: requests to the API server other than reads and watches, by verb, resource and code.
+    pub async fn api_writes(&self) -> BTreeMap<String, u64> {
+        self.series("durable_operator_api_requests_total", |labels| !["\"read\"", "\"watch\""].iter().any(|verb| labels.contains(verb)))
+            .await
+    }
+
+    /// Requests to the storage account, by operation and code.
+    pub async fn storage_requests(&self) -> BTreeMap<String, u64> {
+        self.series("durable_operator_storage_requests_total", |_| true).await
+    }
+
+    /// The series of a counter by their labels, as far as they are `wanted`.
+    async fn series(&self, name: &str, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, u64> {
+        let (status, body) = self.get("/metrics").await.unwrap();
+        assert_eq!(status, 200, "{body}");
+        let lines = body.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} "));
+        lines.filter(|(labels, _)| wanted(labels)).map(|(labels, count)| (labels.to_owned(), count.parse().unwrap())).collect()
     }
 
     /// The sum of a counter over the series whose line contains all of `labels`.

@@ -1,0 +1,238 @@
+//! The CRDs on the real API server, as a user meets them: through kubectl.
+
+use serde_json::{Value, json};
+
+use crate::support::{World, eventually};
+
+const VERSION: &str = "durable-operator.dev/v1alpha1";
+
+fn orchestration(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": VERSION, "kind": "Orchestration", "metadata": {"name": name}, "spec": spec})
+}
+
+fn task_hub(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": VERSION, "kind": "TaskHub", "metadata": {"name": name}, "spec": spec})
+}
+
+/// `base` with the members of `change`; a member that is null is left out.
+fn with(base: &Value, change: Value) -> Value {
+    let mut all = base.clone();
+    for (key, value) in change.as_object().unwrap() {
+        match value {
+            Value::Null => drop(all.as_object_mut().unwrap().remove(key)),
+            value => all[key] = value.clone(),
+        }
+    }
+    all
+}
+
+impl World {
+    fn denied(&self, object: &Value, messages: &[&str]) {
+        let answer = self.try_apply(object);
+        assert!(!answer.success, "{object} was accepted: {answer:?}");
+        for message in messages {
+            assert!(answer.errors.contains(message), "{object}: expected {message:?} in {}", answer.errors);
+        }
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let mut all = arguments.to_vec();
+        all.push("--output=json");
+        serde_json::from_str(&self.kubectl(&all)).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_identifies_a_run_cannot_be_changed() {
+    let world = World::without_hub("schema_immutable").await;
+    let base = json!({"taskHubRef": {"name": "hub"}, "functionName": "Echo"});
+    let full = with(&base, json!({"instanceId": "order-1", "input": {"value": {"a": {"b": [1, {"c": 2}]}}}}));
+    world.apply(&orchestration("bare", base.clone()));
+    world.apply(&orchestration("full", full.clone()));
+    for (name, spec, message) in [
+        ("bare", with(&base, json!({"functionName": "Other"})), "spec.functionName: Invalid value: \"Other\": functionName is immutable"),
+        ("bare", with(&base, json!({"taskHubRef": {"name": "other"}})), "spec.taskHubRef: Invalid value: taskHubRef is immutable"),
+        ("bare", with(&base, json!({"instanceId": "added"})), "spec.instanceId: Invalid value: instanceId is immutable"),
+        ("full", with(&full, json!({"instanceId": "changed"})), "spec.instanceId: Invalid value: instanceId is immutable"),
+        ("full", with(&full, json!({"instanceId": null})), "spec.instanceId: Invalid value: instanceId is immutable"),
+        ("bare", with(&base, json!({"input": {"value": 1}})), "spec.input: Invalid value: input is immutable"),
+        ("full", with(&full, json!({"input": null})), "spec.input: Invalid value: input is immutable"),
+        ("full", with(&full, json!({"input": {"value": {"a": {"b": [1, {"c": 3}]}}}})), "spec.input: Invalid value: input is immutable"),
+        ("full", with(&full, json!({"input": {"value": {"a": {"b": [1, {"c": 2, "d": 0}]}}}})), "input is immutable"),
+        ("full", with(&full, json!({"input": {"value": {"a": {"b": [{"c": 2}, 1]}}}})), "input is immutable"),
+        ("full", with(&full, json!({"input": {"value": "text"}})), "input is immutable"),
+    ] {
+        world.denied(&orchestration(name, spec), &[&format!("The Orchestration \"{name}\" is invalid"), message]);
+    }
+    // Immutability must not be in the way of those who apply the same again.
+    for (name, spec) in [("bare", base), ("full", full)] {
+        let before = world.json(&["get", "orchestration", name]);
+        let answer = world.try_apply(&orchestration(name, spec));
+        assert!(answer.success && answer.output.contains("unchanged"), "{answer:?}");
+        let after = world.json(&["get", "orchestration", name]);
+        assert_eq!(after["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"]);
+        assert_eq!(after["metadata"]["generation"], 1);
+    }
+    world.kubectl(&["label", "orchestration", "full", "team=checkout"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spec_that_no_run_can_have_is_denied() {
+    let world = World::without_hub("schema_orchestration").await;
+    let base = json!({"taskHubRef": {"name": "hub"}, "functionName": "Echo"});
+    let characters = "instanceId must not start with @ and must not contain / \\ # ? or control characters";
+    for (spec, message) in [
+        (with(&base, json!({"taskHubRef": null})), "spec.taskHubRef: Required value"),
+        (with(&base, json!({"functionName": null})), "spec.functionName: Required value"),
+        (
+            with(&base, json!({"functionName": ""})),
+            "spec.functionName: Invalid value: \"\": spec.functionName in body should be at least 1",
+        ),
+        (with(&base, json!({"functionName": "x".repeat(257)})), "spec.functionName: Too long"),
+        (with(&base, json!({"taskHubRef": {"name": ""}})), "should be at least 1"),
+        (with(&base, json!({"taskHubRef": {"name": "x".repeat(254)}})), "spec.taskHubRef.name: Too long"),
+        (with(&base, json!({"instanceId": ""})), "spec.instanceId in body should be at least 1"),
+        (with(&base, json!({"instanceId": "x".repeat(257)})), "spec.instanceId: Too long"),
+        (with(&base, json!({"instanceId": "@counter@a"})), characters),
+        (with(&base, json!({"instanceId": "a/b"})), characters),
+        (with(&base, json!({"instanceId": "a\\b"})), characters),
+        (with(&base, json!({"instanceId": "a#b"})), characters),
+        (with(&base, json!({"instanceId": "a?b"})), characters),
+        (with(&base, json!({"instanceId": "a\u{1}b"})), characters),
+        (with(&base, json!({"instanceId": "a\u{9f}b"})), characters),
+        (with(&base, json!({"startPolicy": "Adopt"})), "spec.startPolicy: Unsupported value: \"Adopt\": supported values: \"Create\""),
+        (with(&base, json!({"input": {}})), "spec.input.value: Required value"),
+        // Client-side apply drops members that are null: `kubectl create` and `apply --server-side` keep them.
+        (with(&base, json!({"input": {"value": null}})), "spec.input.value: Required value"),
+        // A reference to another namespace is the classic confused deputy: there is no such field.
+        (with(&base, json!({"taskHubRef": {"name": "hub", "namespace": "kube-system"}})), "unknown field \"spec.taskHubRef.namespace\""),
+        (with(&base, json!({"inputs": {"value": 1}})), "unknown field \"spec.inputs\""),
+        (with(&base, json!({"input": {"value": 1, "text": "1"}})), "unknown field \"spec.input.text\""),
+    ] {
+        world.denied(&orchestration("refused", spec), &[message]);
+    }
+    world.apply(&orchestration("accepted", with(&base, json!({"instanceId": "Auftrag 4711 (ü) %'^:@", "input": {"value": 1}}))));
+    assert_eq!(world.json(&["get", "orch", "accepted"])["spec"]["startPolicy"], "Create");
+    world.apply(&orchestration(
+        "nulls",
+        with(&base, json!({"instanceId": "x".repeat(256), "input": {"value": {"any": {"field": [null]}}}})),
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_hub_has_limits_and_defaults() {
+    let world = World::without_hub("schema_task_hub").await;
+    let base = json!({"hubName": "OrdersHub", "connection": {"connectionStringSecretRef": {"name": "storage", "key": "connectionString"}}});
+    let polling = "minInterval must be at least 100ms and at most maxInterval, maxInterval at most 24h";
+    for (spec, message) in [
+        (with(&base, json!({"hubName": null})), "spec.hubName: Required value"),
+        (with(&base, json!({"hubName": "ab"})), "spec.hubName in body should be at least 3"),
+        (with(&base, json!({"hubName": "h".repeat(51)})), "spec.hubName: Too long"),
+        (with(&base, json!({"hubName": "1abc"})), "spec.hubName in body should match '^[A-Za-z][A-Za-z0-9]{2,49}$'"),
+        (with(&base, json!({"hubName": "orders-hub"})), "should match"),
+        (with(&base, json!({"hubName": "Hub\nHub"})), "should match"),
+        (with(&base, json!({"connection": null})), "spec.connection: Required value"),
+        (with(&base, json!({"connection": {}})), "spec.connection.connectionStringSecretRef: Required value"),
+        (
+            with(&base, json!({"connection": {"connectionStringSecretRef": {"name": "a", "key": "b", "namespace": "kube-system"}}})),
+            "unknown field \"spec.connection.connectionStringSecretRef.namespace\"",
+        ),
+        (with(&base, json!({"partitionCount": 0})), "spec.partitionCount in body should be greater than or equal to 1"),
+        (with(&base, json!({"partitionCount": 17})), "spec.partitionCount in body should be less than or equal to 16"),
+        (with(&base, json!({"partitionCount": 1.5})), "spec.partitionCount"),
+        (with(&base, json!({"polling": {"minInterval": "99ms"}})), polling),
+        (with(&base, json!({"polling": {"minInterval": "2m"}})), polling),
+        (with(&base, json!({"polling": {"maxInterval": "500ms"}})), polling),
+        (with(&base, json!({"polling": {"maxInterval": "25h"}})), polling),
+        (with(&base, json!({"polling": {"minInterval": "1d"}})), "spec.polling.minInterval in body should match"),
+        (with(&base, json!({"polling": {"minInterval": "PT5M"}})), "should match"),
+        (with(&base, json!({"polling": {"minInterval": "-5s"}})), "should match"),
+        (with(&base, json!({"polling": {"minInterval": 5}})), "spec.polling.minInterval in body must be of type"),
+        (with(&base, json!({"createIfMissing": true})), "unknown field \"spec.createIfMissing\""),
+    ] {
+        world.denied(&task_hub("refused", spec), &[message]);
+    }
+
+    world.apply(&task_hub("bare", base.clone()));
+    let counted = with(&base, json!({"partitionCount": 4, "polling": {"maxInterval": "5m"}}));
+    world.apply(&task_hub("counted", counted.clone()));
+    assert_eq!(world.json(&["get", "hub", "bare"])["spec"]["polling"], json!({"minInterval": "1s", "maxInterval": "60s"}));
+    assert_eq!(world.json(&["get", "hub", "counted"])["spec"]["polling"], json!({"minInterval": "1s", "maxInterval": "5m"}));
+    for (name, spec, message) in [
+        ("bare", with(&base, json!({"hubName": "Other"})), "spec.hubName: Invalid value: \"Other\": hubName is immutable"),
+        ("bare", with(&base, json!({"partitionCount": 4})), "spec.partitionCount: Invalid value: partitionCount is immutable"),
+        ("counted", with(&counted, json!({"partitionCount": 8})), "spec.partitionCount: Invalid value: partitionCount is immutable"),
+        ("counted", with(&counted, json!({"partitionCount": null})), "spec.partitionCount: Invalid value: partitionCount is immutable"),
+    ] {
+        world.denied(&task_hub(name, spec), &[message]);
+    }
+    // The way to the storage account may change: another Secret, or another pace.
+    let moved = json!({"connection": {"connectionStringSecretRef": {"name": "other", "key": "k"}}, "polling": {"minInterval": "2s"}});
+    world.apply(&task_hub("bare", with(&base, moved)));
+    let answer = world.try_apply(&task_hub("counted", counted));
+    assert!(answer.success && answer.output.contains("unchanged"), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_explains_lists_and_selects() {
+    let world = World::without_hub("schema_kubectl").await;
+    for (field, texts) in [
+        ("orchestration", &["KIND:       Orchestration", "starts an instance in the task", "spec\t", "status\t"][..]),
+        ("orchestration.spec", &["functionName\t<string> -required-", "taskHubRef\t<Object> -required-", "enum: Create"]),
+        ("orchestration.spec.input", &["value\t<Object> -required-", "The API server sorts the keys"]),
+        ("orchestration.spec.instanceId", &["Give it to have one run per business key"]),
+        ("orchestration.status", &["outputRef\t<Object>", "Conditions: Ready, Started", "enum: Pending, Running"]),
+        ("orchestration.status.outputRef", &["preview\t<string>", "SHA-256"]),
+        ("taskhub.spec", &["hubName\t<string> -required-", "partitionCount\t<integer>"]),
+        ("taskhub.spec.connection.connectionStringSecretRef", &["Name of the Secret", "key\t<string> -required-"]),
+        ("taskhub.spec.polling", &["minInterval\t<string>", "Shortest time between two reads"]),
+        ("taskhub.status", &["accountName\t<string>", "Storage account of the first connection"]),
+    ] {
+        // The API server publishes the schemas of CRDs a moment after it has established them.
+        eventually(&format!("kubectl explain {field}"), async || {
+            let answer = world.try_kubectl(&["explain", field]);
+            // kubectl wraps lines.
+            let flat = answer.output.split_whitespace().collect::<Vec<_>>().join(" ");
+            let missing: Vec<_> = texts
+                .iter()
+                .filter(|text| !answer.output.contains(**text) && !flat.contains(&text.split_whitespace().collect::<Vec<_>>().join(" ")))
+                .collect();
+            if answer.success && missing.is_empty() { Ok(()) } else { Err(format!("without {missing:?}: {answer:?}")) }
+        })
+        .await;
+    }
+
+    let spec = |function: &str, hub: &str| json!({"taskHubRef": {"name": hub}, "functionName": function});
+    let connection = json!({"connectionStringSecretRef": {"name": "s", "key": "k"}});
+    world.apply(&task_hub("orders", json!({"hubName": "OrdersHub", "connection": connection})));
+    world.apply(&orchestration("a", spec("Echo", "orders")));
+    world.apply(&orchestration("b", spec("Echo", "billing")));
+    world.apply(&orchestration("c", spec("Fail", "orders")));
+    for (name, status) in [
+        ("a", json!({"settled": true, "runtimeStatus": "Completed", "instanceId": "i-1"})),
+        ("b", json!({"settled": false, "runtimeStatus": "Running", "instanceId": "i-2"})),
+        ("c", json!({"settled": true, "runtimeStatus": "Failed", "instanceId": "i-3"})),
+    ] {
+        let patch = json!({"status": status}).to_string();
+        world.kubectl(&["patch", "orchestration", name, "--subresource=status", "--type=merge", "--patch", &patch]);
+    }
+    for (selector, names) in [
+        ("status.settled=true", "a c"),
+        ("status.settled=false", "b"),
+        ("status.settled!=true", "b"),
+        ("spec.functionName=Echo", "a b"),
+        ("spec.taskHubRef.name=orders", "a c"),
+        ("status.runtimeStatus=Failed", "c"),
+        ("status.instanceId=i-2", "b"),
+        ("status.settled=true,spec.functionName=Echo", "a"),
+    ] {
+        let found = world.kubectl(&["get", "orchestrations", "--field-selector", selector, "--output=jsonpath={.items[*].metadata.name}"]);
+        assert_eq!(found, names, "{selector}");
+    }
+    let unknown = world.try_kubectl(&["get", "orchestrations", "--field-selector", "status.output=1"]);
+    assert!(!unknown.success && unknown.errors.contains("field label not supported"), "{unknown:?}");
+
+    assert_eq!(world.kubectl(&["get", "orch", "--output=name"]).lines().count(), 3);
+    assert_eq!(world.kubectl(&["get", "hub", "--output=name"]), "taskhub.durable-operator.dev/orders\n");
+    assert_eq!(world.kubectl(&["get", "durable", "--output=name"]).lines().count(), 4);
+}
