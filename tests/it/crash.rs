@@ -31,7 +31,7 @@ impl Case {
         match point {
             // Long enough to be seen running.
             at::RUNNING_WRITTEN => {
-                Case { function: "Sleep", input: json!({"value": 3}), reason: "Completed", status: "Completed", activities: 0 }
+                Case { function: "Sleep", input: json!({"value": 8}), reason: "Completed", status: "Completed", activities: 0 }
             }
             // A failure is told by an Event after the status.
             at::SETTLED_WRITTEN => {

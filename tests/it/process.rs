@@ -125,7 +125,7 @@ async fn an_orchestration_whose_task_hub_is_missing_says_so_also_if_the_hubs_are
     let operator = world.start_operator(&binaries::operator().unwrap(), &[("KUBECONFIG", &kubeconfig)]);
     eventually("the Orchestration was looked at", async || {
         let looked = match operator.get("/metrics").await {
-            Ok(_) => operator.counter("durable_operator_reconcile_ended_total", &["kind=\"Orchestration\""]).await,
+            Ok(_) => operator.counter("durable_operator_reconciles_total", &["kind=\"Orchestration\""]).await,
             Err(_) => 0,
         };
         if looked > 0 { Ok(()) } else { Err(operator.process.output()) }

@@ -149,7 +149,7 @@ async fn a_broken_connection_says_what_to_change_and_disturbs_nobody() {
     assert_eq!(world.reason("waits", "Completed").await.output.unwrap().text(), "\"waited\"");
 
     // Another account would make every instance look deleted: nothing is concluded from it.
-    run("sleeps", "Sleep", json!(6));
+    run("sleeps", "Sleep", json!(15));
     let running = world.reason("sleeps", "Running").await;
     world.named_secret("sick-storage", "connectionString", &named("AccountName=another", ACCOUNT_KEY));
     let changed = world.hub_says("sick", "AccountChanged", HEALED_WITHIN).await;
@@ -214,7 +214,7 @@ async fn storage_that_goes_away_is_noticed_and_nothing_is_lost() {
     world.hub_says("hub", "Connected", HEALED_WITHIN).await;
     world.hub_says("healthy", "Connected", HEALED_WITHIN).await;
 
-    world.orchestration("sleeps", "Sleep", json!({"input": {"value": 3}}));
+    world.orchestration("sleeps", "Sleep", json!({"input": {"value": 10}}));
     world.reason("sleeps", "Running").await;
     world.azurite.change(Azurite::interrupt);
     world.orchestration("elsewhere", "Echo", json!({"taskHubRef": {"name": "healthy"}}));

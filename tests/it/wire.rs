@@ -139,7 +139,7 @@ async fn a_run_costs_three_status_updates_and_no_other_write() {
     let operator = world.operator().await;
     world.ready_hub().await;
     let before = operator.api_writes().await;
-    world.orchestration("run", "Sleep", json!({"input": {"value": 2}}));
+    world.orchestration("run", "Sleep", json!({"input": {"value": 8}}));
     world.reason("run", "Running").await;
     world.reason("run", "Completed").await;
     after_another(&world).await;

@@ -115,7 +115,7 @@ async fn memory(program: &std::path::Path) -> Vec<Line> {
         operator.until_ready().await;
         world.ready_hub().await;
         eventually("all were looked at", async || {
-            let looked = operator.counter("durable_operator_reconcile_ended_total", &["kind=\"Orchestration\"", "outcome=\"ok\""]).await;
+            let looked = operator.counter("durable_operator_reconciles_total", &["kind=\"Orchestration\"", "outcome=\"ok\""]).await;
             if looked >= count as u64 { Ok(()) } else { Err(format!("{looked}")) }
         })
         .await;

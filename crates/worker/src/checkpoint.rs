@@ -37,9 +37,12 @@ pub fn timer_delay(fire_at: Time, now: Time) -> Duration {
 
 /// Carries out `plan`, which followed from `history`, under the history's lock.
 ///
+/// With `mend_row` the row gets what the whole history says and not only the new events: a start that comes again may mean
+/// that a crash kept the row of the first episode from being written, which for a child is the whole row.
+///
 /// # Errors
 /// [`CheckpointError`]; the triggering messages must then be put back.
-pub async fn write(hub: &Hub, plan: Plan, history: History) -> Result<(), CheckpointError> {
+pub async fn write(hub: &Hub, plan: Plan, history: History, mend_row: bool) -> Result<(), CheckpointError> {
     for (execution, message) in plan.to_instances {
         let delay = match message.event.kind {
             EventKind::TimerFired { fire_at, .. } => timer_delay(fire_at, Time::now()),
@@ -58,7 +61,8 @@ pub async fn write(hub: &Hub, plan: Plan, history: History) -> Result<(), Checkp
         hub.large.move_out(row).await?;
     }
     history::append(&hub.history, &key, execution_id, &rows, history.sentinel).await?;
-    merge_row(hub, &plan.execution, plan.events.iter().zip(&rows), plan.custom_status, Time::now(), true).await?;
+    let past = history.events.iter().zip(&history.rows).filter(|_| mend_row && !plan.replaced);
+    merge_row(hub, &plan.execution, past.chain(plan.events.iter().zip(&rows)), plan.custom_status, Time::now(), true).await?;
     if plan.replaced
         && let Err(error) = hub.large.delete_of(&history.rows).await
     {

@@ -22,7 +22,7 @@
 //! |---|---|---|
 //! | a blob | a blob without reference | written again under another name; a purge removes both |
 //! | some messages | answers may come before their question is in the history | they are put back until it is; a repeated work item runs twice, its first answer counts; a repeated child start has the same execution ID and runs once |
-//! | the history | a row that lags behind | a finished instance's row is repaired by the next message; another one's by its next episode |
+//! | the history | a row that lags behind | the triggering message repairs it: a finished instance's row, and that of a first episode, as a whole; otherwise the next episode's end overtakes it |
 //! | the row | triggering messages | a repeated answer changes nothing, an external event comes twice, as in the engine |
 //! | the row, on continue-as-new | blobs of the old execution | a purge removes them |
 

@@ -58,8 +58,10 @@ pub async fn run(hub: &Hub, queue: &Queue, batch: Batch) {
         },
         Admission::Run { execution_id, incoming } => {
             let execution = Execution { instance_id: instance_id.clone(), execution_id };
+            let is_start = |received: &Received| matches!(received.message.event.kind, EventKind::ExecutionStarted(_));
+            let mend_row = !history.events.is_empty() && messages.iter().any(is_start);
             let incoming = incoming.into_iter().filter_map(|at| messages.get(at)).map(|received| received.message.event.clone());
-            episode(hub, execution, history, incoming).await
+            episode(hub, execution, history, incoming, mend_row).await
         }
     };
     match done {
@@ -79,7 +81,13 @@ pub async fn run(hub: &Hub, queue: &Queue, batch: Batch) {
     }
 }
 
-async fn episode(hub: &Hub, execution: Execution, history: History, incoming: impl Iterator<Item = Event>) -> Result<(), CheckpointError> {
+async fn episode(
+    hub: &Hub,
+    execution: Execution,
+    history: History,
+    incoming: impl Iterator<Item = Event>,
+    mend_row: bool,
+) -> Result<(), CheckpointError> {
     let mut events = vec![Event::new(Time::now(), EventKind::OrchestratorStarted)];
     events.extend(incoming.map(|event| Event { is_played: true, ..event }));
     let instance_id = execution.instance_id.clone();
@@ -88,7 +96,7 @@ async fn episode(hub: &Hub, execution: Execution, history: History, incoming: im
     });
     let types: Vec<&str> = plan.events.iter().map(|event| event.kind.event_type()).collect();
     tracing::info!(instance = instance_id, continued_as_new = plan.replaced, events = types.join(" "), "episode");
-    checkpoint::write(hub, plan, history).await
+    checkpoint::write(hub, plan, history, mend_row).await
 }
 
 async fn put_all_back(queue: &Queue, messages: &[Received]) {
@@ -118,9 +126,11 @@ async fn repair_row(hub: &Hub, instance_id: &str, history: &History) -> Result<(
         _ => None,
     });
     let Some((status, completed_time)) = completed else { return Ok(()) };
-    let row = hub.instances.get(&escape_key(instance_id), "", &["ExecutionId", "RuntimeStatus"]).await?;
+    let row = hub.instances.get(&escape_key(instance_id), "", &["ExecutionId", "RuntimeStatus", "Name"]).await?;
     let lags = row.is_none_or(|row| {
-        row.text("ExecutionId").is_none_or(|id| id == execution_id) && row.text("RuntimeStatus") != Some(status.as_str())
+        // Without a name it is a child's, and lacks all that the first episode had to say.
+        let differs = row.text("RuntimeStatus") != Some(status.as_str()) || row.text("Name").is_none();
+        row.text("ExecutionId").is_none_or(|id| id == execution_id) && differs
     });
     if !lags {
         return Ok(());

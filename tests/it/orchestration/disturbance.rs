@@ -21,7 +21,7 @@ async fn a_restarted_operator_runs_nothing_twice_and_reads_nothing_that_is_settl
         world.orchestration(name, "Echo", json!({"instanceId": name}));
         world.reason(name, "Completed").await;
     }
-    world.orchestration("running", "Sleep", json!({"instanceId": "running", "input": {"value": 4}}));
+    world.orchestration("running", "Sleep", json!({"instanceId": "running", "input": {"value": 10}}));
     world.reason("running", "Running").await;
     for signal in [Signal::Term, Signal::Kill] {
         operator.process.signal(signal);

@@ -59,7 +59,7 @@ async fn an_instance_is_its_objects_and_of_nobody_else() {
     assert_eq!(world.number_of_instances().await, instances + 1);
 
     // Deleted while it runs: the instance goes on, the operator forgets it.
-    world.orchestration("deleted", "Sleep", json!({"input": {"value": 2}}));
+    world.orchestration("deleted", "Sleep", json!({"input": {"value": 12}}));
     let running = world.reason("deleted", "Running").await;
     assert_eq!(operator.counter("durable_operator_poller_tracked_instances", &[]).await, 1);
     world.kubectl(&["delete", "orchestration", "deleted"]);

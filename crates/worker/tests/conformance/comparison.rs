@@ -6,9 +6,10 @@
 //! - `Details` of failed tasks is a serialised .NET exception, with a stack trace: our worker writes none;
 //! - in scenarios that say so, the order of answers, and how many come in one episode, is that of a race ([`Order`]).
 
-use durable_bed::recording::{Recording, Snapshot, difference};
+use durable_bed::recording::{Recording, Row, Snapshot, difference};
 
-use crate::support::TestHub;
+use crate::support::{TestHub, recording};
+use crate::times::implausible;
 
 /// What of the history's order must be equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,7 @@ pub fn compare(hub: &TestHub, recording: &Recording, expected: &Snapshot, actual
 pub fn compare_in(order: Order, hub: &TestHub, recording: &Recording, expected: &Snapshot, actual: &Snapshot) {
     for snapshot in [expected, actual] {
         assert_eq!(torn_episodes(snapshot), Vec::<String>::new(), "{} in {}", snapshot.label, hub.name);
+        assert_eq!(implausible(snapshot), Vec::<String>::new(), "{} at {:?} in {}", recording.scenario, snapshot.label, hub.name);
     }
     let ours = actual.rows("History").iter().filter(|row| row.contains_key("Details")).count();
     assert_eq!(ours, 0, "{}: our worker serialises no exceptions", recording.scenario);
@@ -93,4 +95,71 @@ fn without_known_functions(line: &str) -> String {
     }
     assert!(list.ends_with("'.\""), "{line}");
     format!("{before}known orchestrator functions: <list>")
+}
+
+/// One changed value is found, also where order and large values are made comparable.
+#[test]
+fn changes_are_found_in_racing_and_in_large_scenarios() {
+    for (scenario, label, order) in [
+        ("start_cascade", "done", Order::Racing),
+        ("start_fanout", "done", Order::Racing),
+        ("big_event", "event queued", Order::Exact),
+        ("big_input", "queued", Order::Exact),
+        ("rewind_parent_child", "completed", Order::Exact),
+    ] {
+        let recording = recording(scenario);
+        let original = recording.snapshot(label).unwrap();
+        let differs =
+            |changed: &Snapshot| difference(&lines(order, original, &recording.hub), &lines(order, changed, &recording.hub)).is_some();
+        assert!(!differs(original));
+        let is_mark =
+            |row: &Row| row.get("EventType").and_then(|cell| cell.value.as_str()).is_some_and(|kind| kind.starts_with("Orchestrator"));
+        for (table, rows) in &original.tables {
+            for (at, row) in rows.iter().enumerate() {
+                for column in row.keys() {
+                    let free = row[column].edm == "Edm.DateTime"
+                        || column == "Details"
+                        || (order == Order::Racing
+                            && table.ends_with("History")
+                            && (column == "RowKey" || (is_mark(row) && column != "EventType")));
+                    let mut changed = original.clone();
+                    changed.tables.get_mut(table).unwrap()[at].get_mut(column).unwrap().value = "changed".into();
+                    assert_eq!(differs(&changed), !free, "{scenario} {label} {table} {at} {column}");
+                }
+                let mut missing = original.clone();
+                missing.tables.get_mut(table).unwrap().remove(at);
+                assert_eq!(differs(&missing), order == Order::Exact || !is_mark(row), "{scenario} {label} without {table} {at}");
+            }
+        }
+        for (queue, state) in &original.queues {
+            for at in 0..state.messages.len() {
+                let mut changed = original.clone();
+                let text = &mut changed.queues.get_mut(queue).unwrap().messages[at].text;
+                *text = text.replacen("message-", "massage-", 1);
+                assert!(differs(&changed), "{scenario} {label} {queue} {at}");
+            }
+        }
+        for (container, blobs) in &original.blobs {
+            for at in 0..blobs.as_ref().map_or(0, Vec::len) {
+                let mut changed = original.clone();
+                changed.blobs.get_mut(container).unwrap().as_mut().unwrap()[at].base64 = "AAAA".into();
+                assert!(differs(&changed), "{scenario} {label} {container} {at}");
+            }
+        }
+    }
+}
+
+/// A row too many or too few in an episode is seen, also where the number of episodes is free.
+#[test]
+fn a_torn_episode_is_found() {
+    let recording = recording("start_fanout");
+    let original = recording.snapshot("done").unwrap();
+    assert_eq!(torn_episodes(original), Vec::<String>::new());
+    for at in 0..original.rows("History").len() {
+        let mut torn = original.clone();
+        let rows = torn.tables.iter_mut().find(|(name, _)| name.ends_with("History")).unwrap().1;
+        let row = rows.remove(at);
+        let is_mark = row.get("EventType").is_some_and(|cell| cell.value.as_str().unwrap().starts_with("Orchestrator"));
+        assert_eq!(!torn_episodes(&torn).is_empty(), is_mark, "{row:?}");
+    }
 }

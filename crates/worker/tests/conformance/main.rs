@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod comparison;
+mod experiments;
+mod interrupted;
 mod player;
 mod recorded;
 mod robust;

@@ -70,8 +70,6 @@ async fn conforms(scenario: &str, id: &str, done: &str) {
         worker.stop().await;
         let actual = hub.snapshot(done).await;
         compare(&hub, &recording, expected, &actual);
-        assert_eq!(implausible(expected), Vec::<String>::new(), "the recording itself");
-        assert_eq!(implausible(&actual), Vec::<String>::new(), "{start:?}");
     };
     tokio::join!(run(Start::Recorded), run(Start::RecordedInBase64), run(Start::Client));
 }
@@ -133,16 +131,12 @@ async fn timer() {
     worker.stop().await;
     let sleeping = hub.snapshot("sleeping").await;
     compare(&hub, &recording, recording.snapshot("sleeping").unwrap(), &sleeping);
-    assert_eq!(implausible(&sleeping), Vec::<String>::new());
 
     let worker = hub.worker();
     hub.wait_for("timer-1", &FINAL, PATIENCE).await;
     worker.stop().await;
     let done = hub.snapshot("done").await;
     compare(&hub, &recording, recording.snapshot("done").unwrap(), &done);
-    for (label, snapshot) in [("recorded", recording.snapshot("done").unwrap()), ("ours", &done)] {
-        assert_eq!(implausible(snapshot), Vec::<String>::new(), "{label}");
-    }
 }
 
 /// One changed value is found, whichever it is, or the comparison would prove nothing.

@@ -124,3 +124,9 @@ fn each_recording_is_played_or_listed() {
     listed.sort_unstable();
     assert_eq!(recorded, listed);
 }
+
+/// Tags and a version, which only the framework's client sends.
+#[tokio::test]
+async fn tags() {
+    conforms(&recording_by("dtfx", "tags"), Order::Exact, 2, &[]).await;
+}

@@ -8,18 +8,41 @@ use durable_taskhub::Time;
 /// How late anything may be by the worker's own clock.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// Everything that cannot be; empty for a plausible snapshot of one instance.
+/// Everything that cannot be; empty for a plausible snapshot.
 pub fn implausible(snapshot: &Snapshot) -> Vec<String> {
+    let mut found = Vec::new();
+    for instance in snapshot.rows("Instances") {
+        let of_instance = |row: &&Row| row["PartitionKey"] == instance["PartitionKey"];
+        let history: Vec<&Row> = snapshot.rows("History").iter().filter(of_instance).collect();
+        let is_current = history.last().is_some_and(|sentinel| sentinel["ExecutionId"] == instance["ExecutionId"]);
+        // The row of a pending instance, new or rewound, is its client's.
+        if is_current && text(instance, "RuntimeStatus") != "Pending" {
+            found.extend(implausible_instance(instance, &history));
+        }
+    }
+    for row in snapshot.rows("Partitions").iter().filter(|row| row.contains_key("OwnedSince")) {
+        let (since, renewal, expires) = (time(row, "OwnedSince"), time(row, "LastRenewal"), time(row, "ExpiresAt"));
+        let lease = expires.since(renewal);
+        if since > renewal {
+            found.push("a lease was renewed before it was taken".into());
+        }
+        if !(29_999..=30_001).contains(&lease.as_millis()) {
+            found.push(format!("a lease lasts {lease:?}"));
+        }
+    }
+    found
+}
+
+fn implausible_instance(instance: &Row, history: &[&Row]) -> Vec<String> {
     let mut found = Vec::new();
     let mut must = |holds: bool, what: String| {
         if !holds {
             found.push(what);
         }
     };
-    let instance = &snapshot.rows("Instances")[0];
     let (mut episode, mut last) = (None, None);
     let mut timer: Option<(Time, Time)> = None;
-    for row in snapshot.rows("History") {
+    for row in history {
         let key = text(row, "RowKey").to_owned();
         if key == "sentinel" {
             let checkpoint = time(row, "CheckpointCompletedTimestamp");
@@ -36,7 +59,14 @@ pub fn implausible(snapshot: &Snapshot) -> Vec<String> {
                 must(at == time(instance, "CreatedTime"), format!("{key}: CreatedTime is not the start's"));
                 must(episode.is_some_and(|episode| at <= episode), format!("{key}: started after its episode"));
             }
-            "TaskCompleted" => must(episode.is_some_and(|episode| within(at, episode, SLACK)), format!("{key}: comes after its episode")),
+            "EventRaised" | "ExecutionSuspended" | "ExecutionResumed" | "ExecutionTerminated" => {
+                must(episode.is_some_and(|episode| at <= episode), format!("{key}: {kind} comes after its episode"));
+            }
+            // A rewind's message, or what a rewind rewrote.
+            "GenericEvent" => {}
+            "TaskCompleted" | "TaskFailed" | "SubOrchestrationInstanceCompleted" | "SubOrchestrationInstanceFailed" => {
+                must(episode.is_some_and(|episode| within(at, episode, SLACK)), format!("{key}: comes after its episode"))
+            }
             "TimerFired" => {
                 let fire_at = time(row, "FireAt");
                 let made = timer.is_some_and(|(made, expected)| expected == fire_at && within(made, at, Duration::from_secs(1)));
@@ -62,12 +92,6 @@ pub fn implausible(snapshot: &Snapshot) -> Vec<String> {
     if instance.contains_key("CompletedTime") {
         let completed = time(instance, "CompletedTime");
         must(last.is_some_and(|last| within(last, completed, SLACK)), "CompletedTime is not after the last event".into());
-    }
-    for row in snapshot.rows("Partitions") {
-        let (since, renewal, expires) = (time(row, "OwnedSince"), time(row, "LastRenewal"), time(row, "ExpiresAt"));
-        let lease = expires.since(renewal);
-        must(since <= renewal, "a lease was renewed before it was taken".into());
-        must((29_999..=30_001).contains(&lease.as_millis()), format!("a lease lasts {lease:?}"));
     }
     found
 }
