@@ -5,7 +5,7 @@
 //! clients create a hub on a typo.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use crate::names::HubName;
 use crate::partition::{PartitionCount, partition_of};
@@ -24,6 +24,8 @@ struct Inner {
     partitions: PartitionCount,
     /// Starts count from 1: a control message must sort after the start of the same second (task-hub.md 7.6).
     starts: AtomicI64,
+    /// Where leases were found last: spares a request at the next look.
+    managed_by_blob: AtomicBool,
 }
 
 /// Why a hub cannot be used.
@@ -76,6 +78,11 @@ impl Partition {
     pub fn is_served(&self, now: Time) -> bool {
         self.owner.is_some() && self.expires_at.is_some_and(|expires_at| expires_at > now)
     }
+
+    /// True if some worker ever held it.
+    pub fn was_owned(&self) -> bool {
+        self.was_owned
+    }
 }
 
 #[derive(serde::Deserialize)]
@@ -101,7 +108,15 @@ impl TaskHub {
             (true, found) => {
                 let missing = || ConnectError::HubNotFound { account: storage.account().name().to_owned(), hub: name.clone() };
                 let partitions = partitions.or(found).ok_or_else(missing)?;
-                Ok(TaskHub { inner: Arc::new(Inner { name, storage, partitions, starts: AtomicI64::new(0) }) })
+                Ok(TaskHub {
+                    inner: Arc::new(Inner {
+                        name,
+                        storage,
+                        partitions,
+                        starts: AtomicI64::new(0),
+                        managed_by_blob: AtomicBool::new(false),
+                    }),
+                })
             }
         }
     }
@@ -134,6 +149,14 @@ impl TaskHub {
         Ok(read_info(&self.inner.storage, &self.inner.name).await?.and_then(|info| Time::parse(&info.created_at?).ok()))
     }
 
+    pub(crate) fn is_managed_by_blob(&self) -> bool {
+        self.inner.managed_by_blob.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn remember_managed_by_blob(&self, by_blob: bool) {
+        self.inner.managed_by_blob.store(by_blob, Ordering::Relaxed);
+    }
+
     /// The sequence number of the next start message.
     pub(crate) fn next_start_number(&self) -> i64 {
         self.inner.starts.fetch_add(1, Ordering::Relaxed) + 1
@@ -163,7 +186,7 @@ impl TaskHub {
 
     /// The client of a hub that was just made.
     pub(crate) fn of_known(storage: Storage, name: HubName, partitions: PartitionCount) -> TaskHub {
-        TaskHub { inner: Arc::new(Inner { name, storage, partitions, starts: AtomicI64::new(0) }) }
+        TaskHub { inner: Arc::new(Inner { name, storage, partitions, starts: AtomicI64::new(0), managed_by_blob: AtomicBool::new(false) }) }
     }
 
     pub(crate) fn large_messages(&self) -> Container {

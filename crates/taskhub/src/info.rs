@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::artifacts::EngineLine;
-use crate::hub::TaskHub;
+use crate::hub::{Partition, TaskHub};
 use crate::storage::{Entity, Query, Queue, StorageError, Value};
 use crate::time::Time;
 
@@ -88,6 +88,45 @@ impl TaskHub {
         }
         let work_items = inspect(&self.storage().queue(&self.name().work_item_queue()), now).await?;
         Ok(HubInfo { engine_line: self.engine_line().await?, created_at, partitions, work_items })
+    }
+
+    /// How many partitions a worker serves now; none if nothing says how the hub is managed, as after its deletion.
+    ///
+    /// For those who look often: one request, two of a hub managed by blob at first and while nobody serves it.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the storage account does not answer as needed.
+    pub async fn served_partitions(&self) -> Result<Option<usize>, StorageError> {
+        let count_leased = async || Ok::<_, StorageError>(self.leased_partitions().await?.filter(|leased| *leased > 0));
+        if self.is_managed_by_blob()
+            && let Some(leased) = count_leased().await?
+        {
+            return Ok(Some(leased));
+        }
+        let now = Time::now();
+        let rows = self.partitions().await?;
+        let served = rows.iter().filter(|row| row.is_served(now)).count();
+        if served > 0 || rows.iter().any(Partition::was_owned) {
+            self.remember_managed_by_blob(false);
+            return Ok(Some(served));
+        }
+        // Rows that nobody ever owned are some client's opinion (task-hub.md 1.6): the blobs may know better.
+        let leased = self.leased_partitions().await?;
+        self.remember_managed_by_blob(leased.is_some());
+        Ok(leased.or_else(|| (!rows.is_empty()).then_some(0)))
+    }
+
+    /// How many ownership blobs are leased; none if there is no container of leases.
+    async fn leased_partitions(&self) -> Result<Option<usize>, StorageError> {
+        let container = self.storage().container(&self.name().leases_container());
+        match container.list("").await {
+            Ok(blobs) => {
+                let of_a_partition = |name: &str| name.starts_with("ownership/") || name.starts_with("default/");
+                Ok(Some(blobs.iter().filter(|blob| blob.leased && of_a_partition(&blob.name)).count()))
+            }
+            Err(error) if error.is_container_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The line of the engine that runs the hub: on a top-level start engine 2.x writes the column `ParentInstance` with the text

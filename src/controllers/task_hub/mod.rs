@@ -96,13 +96,13 @@ impl TaskHubs {
         let polling = polling_limits(&spec)?;
         let doubted = self.hubs.take_doubt(key);
         let mut client = self.connect(object.uid(), &spec, &resolved, doubted).await?;
-        let now = Time::now();
-        let partitions = client.partitions().await.map_err(|error| storage_says(&error))?;
-        if partitions.is_empty() && !doubted {
-            // A hub that is managed by blob has no rows, and neither has one that was deleted.
+        let mut served = client.served_partitions().await.map_err(|error| storage_says(&error))?;
+        if served.is_none() && !doubted {
+            // Nothing says who serves it: the hub may be gone, or another one be there under its name.
             client = self.connect(object.uid(), &spec, &resolved, true).await?;
+            served = client.served_partitions().await.map_err(|error| storage_says(&error))?;
         }
-        let served_partitions = partitions.iter().filter(|partition| partition.is_served(now)).count();
+        let served_partitions = served.unwrap_or_default();
         let connected = Connected {
             account_name: resolved.account.name().to_owned(),
             partition_count: i32::try_from(client.partition_count().get()).unwrap_or_default(),

@@ -163,4 +163,13 @@ async fn a_hub_managed_by_blob_is_served_if_its_ownership_is_leased() {
     let info = world.hub.info().await.unwrap();
     let served: Vec<bool> = info.partitions.iter().map(|partition| partition.is_served).collect();
     assert_eq!((served, info.partitions[1].owner.as_deref()), (vec![false, true, false, false], Some("worker-1")));
+    // The short way says the same, from now on in one request, until the hub is gone.
+    let proxy = Azurite::of_process().unwrap().proxy().unwrap();
+    let behind = TaskHub::connect(self::storage(&proxy.connection_string()), world.hub.name().clone(), None).await.unwrap();
+    assert_eq!(behind.served_partitions().await.unwrap(), Some(1));
+    proxy.clear();
+    assert_eq!(behind.served_partitions().await.unwrap(), Some(1));
+    assert_eq!(proxy.requests().len(), 1, "{:?}", proxy.requests());
+    world.hub.delete().await.unwrap();
+    assert_eq!(behind.served_partitions().await.unwrap(), None);
 }
