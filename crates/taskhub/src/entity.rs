@@ -125,7 +125,7 @@ pub enum SignalError {
     NoOperation,
     /// The input is no JSON.
     #[error("the input is not JSON: {0}")]
-    InvalidInput(serde_json::Error),
+    InvalidInput(String),
     /// The storage account did not answer as needed. The signal may have been sent; a second one is done twice.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -274,7 +274,7 @@ impl TaskHub {
             return Err(SignalError::NoOperation);
         }
         if let Some(input) = &signal.input {
-            serde_json::from_str::<serde::de::IgnoredAny>(input).map_err(SignalError::InvalidInput)?;
+            serde_json::from_str::<serde::de::IgnoredAny>(input).map_err(|error| SignalError::InvalidInput(error.to_string()))?;
         }
         let now = Time::now();
         let visible_at = signal.due.map(|due| due.min(now.saturating_add(LONGEST_HIDDEN)));

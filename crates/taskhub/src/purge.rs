@@ -15,6 +15,32 @@
 //! without a container of large values the listings cost 1. IDs with `/` or `\`
 //! cost one more per blob of a message, to see whose it is. A purge by filter
 //! costs this per instance and one per page.
+//!
+//! # Example
+//! What completed over a week ago, page by page. To interrupt it at any point does no harm.
+//! ```no_run
+//! # async fn example(hub: durable_taskhub::TaskHub) -> Result<(), Box<dyn std::error::Error>> {
+//! use durable_taskhub::list::Filter;
+//! use durable_taskhub::purge::PurgeRequest;
+//! use durable_taskhub::{RuntimeStatus, Time};
+//! use std::time::{Duration, SystemTime};
+//!
+//! let week_ago: Time = (SystemTime::now() - Duration::from_secs(7 * 24 * 3600)).into();
+//! let filter = Filter { statuses: vec![RuntimeStatus::Completed], updated_to: Some(week_ago), ..Filter::default() };
+//! let mut request = PurgeRequest::new(filter);
+//! loop {
+//!     let page = hub.purge_page(&request).await?;
+//!     for (id, reason) in &page.failures {
+//!         eprintln!("{id}: {reason}");
+//!     }
+//!     match page.continuation {
+//!         Some(token) => request.continuation = Some(token),
+//!         None => break,
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod blobs;
 mod verdict;

@@ -11,6 +11,21 @@
 //! same call walks again and finds what is left to do, also of a rewind that
 //! .NET left half done. Invariant: a history that is marked and has no end is
 //! never marked anew, and its leaves are woken only until they have woken.
+//!
+//! # Example
+//! ```no_run
+//! # async fn example(hub: durable_taskhub::TaskHub) -> Result<(), Box<dyn std::error::Error>> {
+//! use durable_taskhub::rewind::{RewindError, Rewound};
+//!
+//! match hub.rewind("order-4711", Some("the payment service is back")).await {
+//!     Ok(Rewound::Done { rewritten, .. }) => println!("rewound: {rewritten:?}"),
+//!     Ok(Rewound::UnderWay) => println!("it runs already"),
+//!     Err(RewindError::Refused { refusal, .. }) => println!("cannot be rewound: {refusal}"),
+//!     Err(error) => return Err(error.into()),
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod plan;
 
