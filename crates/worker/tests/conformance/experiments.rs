@@ -85,7 +85,7 @@ async fn an_execution_that_continued_takes_along_what_nobody_took() {
     assert!(after.len() == 1 && after != before, "{after:?}");
     assert_eq!(
         history_kinds(&hub, "counter-1").await,
-        // Three rows of the first execution, a fourth and fifth of its second episode and their end: leftovers (5.3).
+        // Four rows of the second execution over the first one's six, whose last two are left over (task-hub.md 5.3).
         ["OrchestratorStarted", "ExecutionStarted", "EventRaised", "OrchestratorCompleted", "EventRaised", "OrchestratorCompleted"]
     );
     let row = hub.instance("counter-1").await.unwrap();

@@ -18,7 +18,8 @@ fn event_types(snapshot: &durable_bed::recording::Snapshot, id: &str) -> Vec<Str
 #[tokio::test]
 async fn a_start_that_was_sent_twice_runs_once() {
     let hub = TestHub::new("twice").await;
-    let message = hub.start("sleep-1", "Sleep", Some("2")).await;
+    // Long enough for the second message to come before the timer, also on a busy machine.
+    let message = hub.start("sleep-1", "Sleep", Some("5")).await;
     let again = || async { hub.queue_of("sleep-1").put(&message.encode().unwrap(), Duration::ZERO).await.unwrap() };
     let worker = hub.worker();
     hub.wait_for("sleep-1", &["Running"], PATIENCE).await;
