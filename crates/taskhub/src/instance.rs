@@ -175,7 +175,8 @@ impl Instance {
 fn tags_of(text: &str) -> Vec<(String, String)> {
     match serde_json::from_str(text) {
         Ok(serde_json::Value::Object(members)) => {
-            members.into_iter().filter_map(|(name, value)| Some((name, value.as_str()?.to_owned()))).collect()
+            let own = members.into_iter().filter(|(name, _)| name != "$type");
+            own.filter_map(|(name, value)| Some((name, value.as_str()?.to_owned()))).collect()
         }
         _ => Vec::new(),
     }

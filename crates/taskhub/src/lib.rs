@@ -8,6 +8,8 @@ pub mod event;
 pub mod history;
 mod hub;
 pub mod info;
+#[doc(hidden)]
+pub mod inspection;
 mod instance;
 pub mod list;
 pub mod message;

@@ -193,13 +193,13 @@ fn upper_bound(prefix: &str) -> Option<String> {
 }
 
 /// The text that engine 2.x makes of the service's two headers.
-fn to_token(continuation: &Continuation) -> String {
+pub(crate) fn to_token(continuation: &Continuation) -> String {
     let (partition_key, row_key) = continuation.keys();
     format!("{partition_key} {}", row_key.unwrap_or_default())
 }
 
 /// Reads the tokens of both engine lines: two headers with a blank between (2.x), Base64 of JSON (1.x).
-fn from_token(token: &str) -> Option<Continuation> {
+pub(crate) fn from_token(token: &str) -> Option<Continuation> {
     if token.is_empty() || token.len() > MAX_TOKEN || token.chars().any(char::is_control) {
         return None;
     }

@@ -42,6 +42,10 @@ impl LargeMessage {
         hub.upload(&self.blob_name, self.content.clone()).await
     }
 
+    pub(crate) fn content(&self) -> &[u8] {
+        &self.content
+    }
+
     pub(crate) fn wrapper(&self) -> String {
         wrapper(&self.blob_name)
     }

@@ -85,6 +85,11 @@ impl BlobReference {
         self.name.ends_with(START_MESSAGE_SUFFIX).then_some(&self.name)
     }
 
+    /// The blob's name within the container.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The blob of that name in the hub's container, as companion columns of the history name it (task-hub.md 5.5).
     pub(crate) fn named(name: &str) -> BlobReference {
         BlobReference { name: name.to_owned(), undecoded: None }
@@ -105,7 +110,7 @@ impl BlobReference {
 }
 
 /// The blob of a large start message holds the whole message; the value is the input in it.
-fn input_of_start(message: &str) -> Result<String, PayloadError> {
+pub(crate) fn input_of_start(message: &str) -> Result<String, PayloadError> {
     let damaged = PayloadError::Damaged("it holds no start message");
     let value: serde_json::Value = serde_json::from_str(message).map_err(|_| PayloadError::Damaged("it is not JSON"))?;
     value.pointer("/TaskMessage/Event/Input").and_then(serde_json::Value::as_str).map(str::to_owned).ok_or(damaged)
@@ -125,7 +130,9 @@ fn percent_decoded(text: &str) -> String {
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let hexadecimal = bytes.get(at + 1..at + 3).and_then(|digits| std::str::from_utf8(digits).ok());
+        // `from_str_radix` alone would take a sign for a digit.
+        let hexadecimal = bytes.get(at + 1..at + 3).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        let hexadecimal = hexadecimal.and_then(|digits| std::str::from_utf8(digits).ok());
         match (bytes[at], hexadecimal.and_then(|digits| u8::from_str_radix(digits, 16).ok())) {
             (b'%', Some(byte)) => {
                 decoded.push(byte);
@@ -161,6 +168,7 @@ mod tests {
             ("/a%5E0b/history--Output-0A1B2C3D-Output.json.gz", "a^0b/history--Output-0A1B2C3D-Output.json.gz"),
             ("/o%27brien%20%25%20%C3%A9/history-x.json.gz", "o'brien % é/history-x.json.gz"),
             ("/@counter@k/history-x.json.gz", "@counter@k/history-x.json.gz"),
+            ("/100%+5/history-x.json.gz", "100%+5/history-x.json.gz"),
         ] {
             let Some(Payload::Blob(reference)) = of(&format!("{CONTAINER}{url}")) else { panic!("{url}") };
             assert_eq!(reference.name, name);

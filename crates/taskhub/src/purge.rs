@@ -376,9 +376,7 @@ impl TaskHub {
         for _ in 0..MAX_ROUNDS {
             let ordered = in_order_of_removal(history);
             let mut gone = false;
-            // The short transaction goes first: the last one is to hold both the end and the sentinel.
-            let chunks: Vec<&[Entity]> = ordered.rchunks(PER_TRANSACTION).collect();
-            for chunk in chunks.into_iter().rev() {
+            for chunk in transactions(&ordered) {
                 let delete = |row: &Entity| Operation::Delete {
                     partition_key: key.clone(),
                     row_key: row.row_key.clone(),
@@ -408,9 +406,15 @@ impl TaskHub {
     }
 }
 
+/// What goes together. The short transaction is the first: the last one is to hold both the end and the sentinel.
+pub(crate) fn transactions(ordered: &[Entity]) -> impl Iterator<Item = &[Entity]> {
+    let (first, others) = ordered.split_at(ordered.len() % PER_TRANSACTION);
+    std::iter::once(first).filter(|rows| !rows.is_empty()).chain(others.chunks(PER_TRANSACTION))
+}
+
 /// The row that says that the instance has ended goes in the last transaction, and the sentinel with it: an interrupted purge
 /// can still tell that it may go on, and so can the engine that a message wakes meanwhile.
-fn in_order_of_removal(history: Rows) -> Vec<Entity> {
+pub(crate) fn in_order_of_removal(history: Rows) -> Vec<Entity> {
     let (ends, others): (Vec<Entity>, Vec<Entity>) = history.current.into_iter().partition(verdict::is_end);
     history.leftovers.into_iter().chain(others).chain(ends).chain(history.sentinel).collect()
 }

@@ -34,6 +34,9 @@ const MAX_DELAY: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Inputs beyond this are refused: no engine could replay them in reasonable time.
 const MAX_INPUT_BYTES: usize = 32 * 1024 * 1024;
 
+/// Members that Newtonsoft.Json does not take for entries of a dictionary; the engine reads `$type` as the name of a class to make.
+const METADATA_NAMES: [&str; 5] = ["$id", "$ref", "$type", "$value", "$values"];
+
 /// What shall be started.
 #[derive(Debug, Clone)]
 pub struct StartRequest {
@@ -102,6 +105,12 @@ pub enum StartError {
     /// The input is no JSON.
     #[error("the input is not JSON: {0}")]
     InvalidInput(serde_json::Error),
+    /// Two tags of one name, or a name that .NET's JSON reader takes for an instruction: the engine could not read the message.
+    #[error("the tag {name:?} is given twice, or is one of $id, $ref, $type, $value, $values, which the engine cannot read")]
+    InvalidTag {
+        /// The tag's name.
+        name: String,
+    },
     /// The start lies further ahead than the queue service can hide a message.
     #[error("a start can be scheduled at most seven days ahead")]
     TooFarAhead,
@@ -157,13 +166,18 @@ impl PreparedStart {
     /// Checks the request. No request to the hub.
     ///
     /// # Errors
-    /// [`StartError::InvalidInput`], [`StartError::TooLarge`], [`StartError::TooFarAhead`].
+    /// [`StartError::InvalidInput`], [`StartError::TooLarge`], [`StartError::InvalidTag`], [`StartError::TooFarAhead`].
     pub fn new(request: StartRequest) -> Result<PreparedStart, StartError> {
         if let Some(input) = &request.input {
             if input.len() > MAX_INPUT_BYTES {
                 return Err(StartError::TooLarge { bytes: input.len() });
             }
             serde_json::from_str::<serde::de::IgnoredAny>(input).map_err(StartError::InvalidInput)?;
+        }
+        for (index, (name, _)) in request.tags.iter().enumerate() {
+            if METADATA_NAMES.contains(&name.as_str()) || request.tags[..index].iter().any(|(earlier, _)| earlier == name) {
+                return Err(StartError::InvalidTag { name: name.clone() });
+            }
         }
         let created = Time::now();
         if request.scheduled_start_time.is_some_and(|scheduled| scheduled.since(created) > MAX_DELAY) {
@@ -264,6 +278,19 @@ impl PreparedStart {
         }
         Parts { row, message, blobs }
     }
+}
+
+/// What a start would write, for [`crate::inspection`].
+pub(crate) fn written_by(start: &PreparedStart, hub: &TaskHub) -> (Entity, String, Vec<(String, Vec<u8>)>) {
+    let Parts { row, message, mut blobs } = start.parts(hub, 0);
+    let text = match message {
+        Text::Inline(text) => text,
+        Text::Large(large) => {
+            blobs.push((large.blob_name.clone(), large.content().to_vec()));
+            large.wrapper()
+        }
+    };
+    (row, text, blobs)
 }
 
 impl Parts {

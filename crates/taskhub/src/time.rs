@@ -8,12 +8,20 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-const NANOSECONDS_PER_TICK: i128 = 100;
+use jiff::civil::DateTime;
+use jiff::{SignedDuration, Timestamp};
 
-/// A point in time, UTC, with the precision of 100 ns that .NET and the table service have.
+const NANOSECONDS_PER_TICK: i128 = 100;
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+
+/// The first tick of the year 1 and the last one of the year 9999: .NET's `DateTime` ends there, and uses both as marks.
+const FIRST_TICK: i64 = -621_355_968_000_000_000;
+const LAST_TICK: i64 = 2_534_023_007_999_999_999;
+
+/// A point in time, UTC, with the precision of 100 ns that .NET and the table service have; in the years 1 to 9999.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time {
-    /// 100 ns ticks since 1970-01-01T00:00:00Z; negative before.
+    /// 100 ns ticks since 1970-01-01T00:00:00Z; negative before. Within [`FIRST_TICK`] and [`LAST_TICK`].
     ticks: i64,
 }
 
@@ -33,14 +41,22 @@ impl Time {
     /// # Errors
     /// [`TimeError`] if it is none.
     pub fn parse(text: &str) -> Result<Time, TimeError> {
-        let timestamp: jiff::Timestamp = text.parse().map_err(|_| TimeError)?;
-        Ok(Time::from_nanoseconds(timestamp.as_nanosecond()))
+        let nanoseconds = match text.parse::<Timestamp>() {
+            Ok(timestamp) => timestamp.as_nanosecond(),
+            // A timestamp of jiff ends a day before the year 9999 does, and so before .NET's `DateTime.MaxValue`.
+            Err(_) => {
+                let civil: DateTime = text.strip_suffix('Z').ok_or(TimeError)?.parse().map_err(|_| TimeError)?;
+                civil.duration_since(EPOCH).as_nanos()
+            }
+        };
+        let ticks = i64::try_from(nanoseconds.div_euclid(NANOSECONDS_PER_TICK)).map_err(|_| TimeError)?;
+        if (FIRST_TICK..=LAST_TICK).contains(&ticks) { Ok(Time { ticks }) } else { Err(TimeError) }
     }
 
     /// This time plus `duration`; the last representable time if that lies beyond.
     pub fn saturating_add(self, duration: Duration) -> Time {
         let ticks = i64::try_from(duration.as_nanos() / 100).unwrap_or(i64::MAX);
-        Time { ticks: self.ticks.saturating_add(ticks) }
+        Time { ticks: self.ticks.saturating_add(ticks).min(LAST_TICK) }
     }
 
     /// The time that has gone by since `earlier`; zero if that lies ahead.
@@ -62,23 +78,20 @@ impl Time {
 
     /// The form of the table service: always seven digits.
     pub fn to_table(self) -> String {
-        format!("{:.7}", self.timestamp())
+        format!("{:.7}Z", self.civil())
     }
 
-    fn timestamp(self) -> jiff::Timestamp {
-        jiff::Timestamp::from_nanosecond(i128::from(self.ticks) * NANOSECONDS_PER_TICK).unwrap_or(jiff::Timestamp::MAX)
-    }
-
-    fn from_nanoseconds(nanoseconds: i128) -> Time {
-        let ticks = nanoseconds.div_euclid(NANOSECONDS_PER_TICK);
-        Time { ticks: i64::try_from(ticks).unwrap_or(if ticks < 0 { i64::MIN } else { i64::MAX }) }
+    fn civil(self) -> DateTime {
+        let since_epoch = SignedDuration::new(self.unix_seconds(), i32::try_from(self.ticks.rem_euclid(10_000_000)).unwrap_or(0) * 100);
+        // Cannot overflow: the years 1 to 9999 are within.
+        EPOCH.saturating_add(since_epoch)
     }
 }
 
 /// The form of messages: up to seven digits, trailing zeros cut, `Z` (task-hub.md 3.3).
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.timestamp())
+        write!(f, "{}Z", self.civil())
     }
 }
 
@@ -94,7 +107,9 @@ impl From<SystemTime> for Time {
             Ok(after) => i128::try_from(after.as_nanos()).unwrap_or(i128::MAX),
             Err(before) => -i128::try_from(before.duration().as_nanos()).unwrap_or(i128::MAX),
         };
-        Time::from_nanoseconds(nanoseconds)
+        let ticks =
+            i64::try_from(nanoseconds.div_euclid(NANOSECONDS_PER_TICK)).unwrap_or(if nanoseconds < 0 { FIRST_TICK } else { LAST_TICK });
+        Time { ticks: ticks.clamp(FIRST_TICK, LAST_TICK) }
     }
 }
 
@@ -144,6 +159,21 @@ mod tests {
         for text in ["1969-12-31T23:59:59.9999999Z", "2026-01-01T00:00:00.0000001Z"] {
             let time = Time::parse(text).unwrap();
             assert_eq!(Time::from(SystemTime::from(time)), time);
+        }
+    }
+
+    #[test]
+    fn the_first_and_the_last_time_of_dotnet_are_times() {
+        for text in ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.9999999Z"] {
+            let time = Time::parse(text).unwrap();
+            assert_eq!(time.to_string(), text);
+            assert_eq!(Time::from(SystemTime::from(time)), time);
+        }
+        let last = Time::parse("9999-12-31T23:59:59.9999999Z").unwrap();
+        assert_eq!(last.saturating_add(Duration::MAX), last);
+        assert_eq!(last.to_table(), "9999-12-31T23:59:59.9999999Z");
+        for text in ["0000-12-31T23:59:59Z", "-000001-01-01T00:00:00Z", "10000-01-01T00:00:00Z", "9999-12-31T23:59:59"] {
+            assert_eq!(Time::parse(text), Err(TimeError), "{text}");
         }
     }
 

@@ -123,7 +123,7 @@ impl Entity {
     }
 
     /// The body of a write: keys, columns, and the annotation of each type that JSON does not show.
-    pub(super) fn to_json(&self) -> Json {
+    pub(crate) fn to_json(&self) -> Json {
         let mut body = Map::new();
         body.insert("PartitionKey".to_owned(), Json::from(self.partition_key.as_str()));
         body.insert("RowKey".to_owned(), Json::from(self.row_key.as_str()));
@@ -138,7 +138,7 @@ impl Entity {
     }
 
     /// A row as the service gives it with `odata=minimalmetadata`; `None` if it is no JSON object.
-    pub(super) fn from_json(json: Json) -> Option<Entity> {
+    pub(crate) fn from_json(json: Json) -> Option<Entity> {
         let Json::Object(body) = json else { return None };
         let mut entity = Entity::new("", "");
         let mut annotations = HashMap::new();
