@@ -188,7 +188,8 @@ impl PreparedStart {
 
     /// True if the input goes through blobs of the hub, since it fits neither a message nor a column.
     pub fn needs_blobs(&self, hub: &TaskHub) -> bool {
-        let parts = self.parts(hub, 0);
+        // Whatever its number: this message is not sent.
+        let parts = self.parts(hub, 0, 0);
         matches!(parts.message, Text::Large(_)) || !parts.blobs.is_empty()
     }
 
@@ -198,22 +199,23 @@ impl PreparedStart {
     /// [`StartError::AlreadyExists`] if the ID is taken, also by an earlier attempt of the same start whose answer was lost:
     /// compare the row's execution ID.
     pub async fn write(self, hub: &TaskHub) -> Result<StartWritten, StartError> {
-        let parts = self.parts(hub, 0);
+        let number = hub.next_start_number();
+        let parts = self.parts(hub, 0, number);
         parts.upload(hub).await?;
         match hub.instances().insert(&parts.row).await {
             Ok(_) => Ok(self.written(&parts)),
             Err(error) if !error.is_already_exists() => Err(error.into()),
             Err(_) if self.request.overwrite == Overwrite::Never => Err(StartError::AlreadyExists),
-            Err(_) => self.replace(hub).await,
+            Err(_) => self.replace(hub, number).await,
         }
     }
 
     /// Replaces a run that is over, if it still is as it was read.
-    async fn replace(self, hub: &TaskHub) -> Result<StartWritten, StartError> {
+    async fn replace(self, hub: &TaskHub, number: i64) -> Result<StartWritten, StartError> {
         let id = self.request.instance_id.as_str();
         let Some(before) = hub.get_without_input(id, &[]).await? else { return Err(StartError::AlreadyExists) };
         let Some(etag) = before.etag.filter(|_| before.runtime_status.is_terminal()) else { return Err(StartError::AlreadyExists) };
-        let parts = self.parts(hub, before.generation.saturating_add(1));
+        let parts = self.parts(hub, before.generation.saturating_add(1), number);
         parts.upload(hub).await?;
         match hub.instances().replace(&parts.row, Condition::Match(etag)).await {
             Ok(_) => Ok(self.written(&parts)),
@@ -237,7 +239,7 @@ impl PreparedStart {
         }
     }
 
-    fn parts(&self, hub: &TaskHub, generation: i32) -> Parts {
+    fn parts(&self, hub: &TaskHub, generation: i32, number: i64) -> Parts {
         let StartRequest { name, instance_id, execution_id, version, input, tags, scheduled_start_time, overwrite: _, columns } =
             &self.request;
         let started = ExecutionStarted {
@@ -247,7 +249,7 @@ impl PreparedStart {
             generation: Some(generation),
             ..ExecutionStarted::new(instance_id.as_str(), execution_id, name, input.clone())
         };
-        let message = Message::start(started, self.created, hub.next_start_number());
+        let message = Message::start(started, self.created, number);
         let message = message.encode().map_or_else(|_| Text::Large(LargeMessage::new(&message)), Text::Inline);
 
         let mut blobs = Vec::new();
