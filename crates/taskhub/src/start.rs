@@ -284,7 +284,7 @@ impl PreparedStart {
 
 /// What a start would write, for [`crate::inspection`].
 pub(crate) fn written_by(start: &PreparedStart, hub: &TaskHub) -> (Entity, String, Vec<(String, Vec<u8>)>) {
-    let Parts { row, message, mut blobs } = start.parts(hub, 0);
+    let Parts { row, message, mut blobs } = start.parts(hub, 0, 1);
     let text = match message {
         Text::Inline(text) => text,
         Text::Large(large) => {
