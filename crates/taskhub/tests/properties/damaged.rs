@@ -250,6 +250,10 @@ fn gzip_bombs_stop_at_the_limit() {
     for limit in [0, 1, 4096, 1024 * 1024] {
         assert!(matches!(timed("gunzip", &bomb, || gunzip(&bomb, limit)), Err(PayloadError::TooLarge { limit: told }) if told == limit));
     }
+    // Nothing behind the limit is unzipped: a decoder that goes on meets the end of this one, and takes it for damage.
+    let cut = &bomb[..bomb.len() / 2];
+    assert!(matches!(gunzip(cut, 1024 * 1024), Err(PayloadError::TooLarge { .. })));
+    assert!(matches!(gunzip(cut, u64::MAX), Err(PayloadError::Damaged(_))));
     let mut unzipped = String::new();
     flate2::read::GzDecoder::new(&bomb[..]).read_to_string(&mut unzipped).unwrap();
     assert_eq!(gunzip(&bomb, u64::MAX).unwrap(), unzipped);
