@@ -27,6 +27,7 @@ pub mod storage;
 mod suspend;
 pub mod terminate;
 mod time;
+pub mod wait;
 
 pub use hub::{ConnectError, Partition, TaskHub};
 pub use instance::{Instance, RuntimeStatus};

@@ -15,7 +15,7 @@ use crate::{BedError, during, workspace_root};
 /// If it does not build.
 pub fn worker() -> Result<PathBuf, BedError> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    once(&BUILT, || build("durable-worker", &[], None))
+    once(&BUILT, || build("--bin", "durable-worker", &[], None))
 }
 
 /// The operator.
@@ -24,7 +24,7 @@ pub fn worker() -> Result<PathBuf, BedError> {
 /// If it does not build.
 pub fn operator() -> Result<PathBuf, BedError> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    once(&BUILT, || build("durable-operator", &[], None))
+    once(&BUILT, || build("--bin", "durable-operator", &[], None))
 }
 
 /// The operator with optimisation, for figures.
@@ -33,7 +33,7 @@ pub fn operator() -> Result<PathBuf, BedError> {
 /// If it does not build.
 pub fn operator_optimised() -> Result<PathBuf, BedError> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    once(&BUILT, || build("durable-operator", &["--release"], None))
+    once(&BUILT, || build("--bin", "durable-operator", &["--release"], None))
 }
 
 /// The operator with the feature `crash-points`: its own file, the same dependencies.
@@ -43,19 +43,27 @@ pub fn operator_optimised() -> Result<PathBuf, BedError> {
 pub fn operator_with_crash_points() -> Result<PathBuf, BedError> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let target = workspace_root().join("target/crash-points");
-    once(&BUILT, || build("durable-operator", &["--features", "durable-operator/crash-points"], Some(&target)))
+    once(&BUILT, || build("--bin", "durable-operator", &["--features", "durable-operator/crash-points"], Some(&target)))
+}
+
+/// An example of the task hub library.
+///
+/// # Errors
+/// If there is none of that name, or it does not build.
+pub fn example(name: &str) -> Result<PathBuf, BedError> {
+    build("--example", name, &[], None)
 }
 
 fn once(built: &OnceLock<Result<PathBuf, String>>, build: impl FnOnce() -> Result<PathBuf, BedError>) -> Result<PathBuf, BedError> {
     built.get_or_init(|| build().map_err(|error| error.to_string())).clone().map_err(BedError::new)
 }
 
-fn build(name: &str, arguments: &[&str], target: Option<&Path>) -> Result<PathBuf, BedError> {
+fn build(kind: &str, name: &str, arguments: &[&str], target: Option<&Path>) -> Result<PathBuf, BedError> {
     let what = format!("building {name}");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .current_dir(workspace_root())
-        .args(["build", "--quiet", "--bin", name, "--message-format=json-render-diagnostics"])
+        .args(["build", "--quiet", kind, name, "--message-format=json-render-diagnostics"])
         .args(arguments);
     for variable in std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_str().is_some_and(is_of_the_running_program)) {
         command.env_remove(variable);

@@ -9,3 +9,4 @@ mod purge;
 mod purge_killed;
 mod rewind;
 mod support;
+mod wait;
