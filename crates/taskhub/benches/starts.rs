@@ -37,6 +37,9 @@ fn main() {
 }
 
 /// All parts, one after another.
+/// The bytes of one connection.
+type Captured = Arc<Mutex<Vec<u8>>>;
+
 async fn compare() {
     let (cores, memory) = (std::thread::available_parallelism().unwrap(), memory_of_machine());
     println!("{STARTS} starts, {IN_FLIGHT} in flight; {cores} cores, {memory:.0} GiB, shared with the emulator");
@@ -174,7 +177,7 @@ async fn record() -> Vec<Recorded> {
     create_hub(&azurite).await;
     let direct = azurite.connection_string();
     let account = storage(&direct).account().clone();
-    let sent: Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>> = Arc::default();
+    let sent: Arc<Mutex<Vec<Captured>>> = Arc::default();
     let mut relayed = direct.clone();
     for service in [Service::Table, Service::Queue] {
         let target = origin(account.endpoint(service)).trim_start_matches("http://").to_owned();

@@ -58,7 +58,11 @@ async fn runs_arrive_although_the_api_server_goes_away() {
     let mut operator = world.operator().await;
     world.quick_hub().await;
     for number in 0..5 {
-        world.orchestration(&format!("sleeps-{number}"), "Sleep", json!({"instanceId": format!("sleeps-{number}"), "input": {"value": 15}}));
+        world.orchestration(
+            &format!("sleeps-{number}"),
+            "Sleep",
+            json!({"instanceId": format!("sleeps-{number}"), "input": {"value": 15}}),
+        );
     }
     world.orchestration("fails", "Fail", json!({}));
     world.reason("sleeps-4", "Running").await;
