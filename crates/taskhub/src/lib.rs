@@ -178,6 +178,17 @@
 //! The crate uses rustls and chooses no provider for the process: for `https` endpoints call
 //! `rustls::crypto::ring::default_provider().install_default()` at the start of `main`; [`storage::Storage::new`] says so if it is missing.
 //!
+//! # What a start costs
+//!
+//! `cargo bench -p durable-taskhub --bench starts`: 2,000 starts, 64 in flight, in one run on a machine of 2 cores and 24 GiB that
+//! also ran the emulator (Azurite) and other builds. A single run: the wall time is the emulator's most of all.
+//!
+//! | | Requests | Wall | CPU per start | Memory at the end |
+//! | --- | --- | --- | --- | --- |
+//! | ours: row, message | 4,000 | 5.79 s | 560 µs | 13.2 MiB |
+//! | the official clients' sequence, in the same code: read, message, row | 6,000 | 8.91 s | 750 µs | 12.1 MiB |
+//! | bare HTTP requests of our bytes, signed before | 4,000 | 4.39 s | 285 µs | 21.8 MiB, the recorded requests included |
+//!
 //! # What it does not do
 //!
 //! It runs no orchestrations: that is the worker's part. It knows the Azure Storage backend alone (not Netherite, MSSQL or the
