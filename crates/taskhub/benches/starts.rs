@@ -37,9 +37,6 @@ fn main() {
 }
 
 /// All parts, one after another.
-/// The bytes of one connection.
-type Captured = Arc<Mutex<Vec<u8>>>;
-
 async fn compare() {
     let (cores, memory) = (std::thread::available_parallelism().unwrap(), memory_of_machine());
     println!("{STARTS} starts, {IN_FLIGHT} in flight; {cores} cores, {memory:.0} GiB, shared with the emulator");
@@ -171,13 +168,16 @@ impl Recorded {
     }
 }
 
+/// What a client sent over one connection so far.
+type Bytes = Arc<Mutex<Vec<u8>>>;
+
 /// Runs our starts through a relay in front of an emulator that is thrown away, and keeps what they sent.
 async fn record() -> Vec<Recorded> {
     let azurite = Azurite::start(&assets::ensure().unwrap()).unwrap();
     create_hub(&azurite).await;
     let direct = azurite.connection_string();
     let account = storage(&direct).account().clone();
-    let sent: Arc<Mutex<Vec<Captured>>> = Arc::default();
+    let sent: Arc<Mutex<Vec<Bytes>>> = Arc::default();
     let mut relayed = direct.clone();
     for service in [Service::Table, Service::Queue] {
         let target = origin(account.endpoint(service)).trim_start_matches("http://").to_owned();
@@ -186,7 +186,7 @@ async fn record() -> Vec<Recorded> {
         let sent = sent.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let bytes: Arc<Mutex<Vec<u8>>> = Arc::default();
+                let bytes = Bytes::default();
                 sent.lock().unwrap().push(bytes.clone());
                 tokio::spawn(relay(client, target.clone(), bytes));
             }
@@ -198,7 +198,7 @@ async fn record() -> Vec<Recorded> {
     connections.iter().flat_map(|bytes| requests(bytes)).filter(|request| request.method == "POST").collect()
 }
 
-async fn relay(client: TcpStream, target: String, bytes: Arc<Mutex<Vec<u8>>>) {
+async fn relay(client: TcpStream, target: String, bytes: Bytes) {
     client.set_nodelay(true).unwrap();
     let server = TcpStream::connect(target).await.unwrap();
     let (mut from_client, mut to_client) = client.into_split();
