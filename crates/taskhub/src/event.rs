@@ -55,7 +55,7 @@ pub enum EventKind {
     TaskCompleted { task_scheduled_id: i32, result: Option<String> },
     /// The failure of an activity.
     TaskFailed { task_scheduled_id: i32, reason: Option<String>, details: Option<String>, failure_details: Option<FailureDetails> },
-    /// A sub-orchestration was scheduled; `input` and `client_span_id` are not stored in the row.
+    /// A sub-orchestration was scheduled; `input` is not stored in the row, `client_span_id` by engine 1.x alone.
     SubOrchestrationInstanceCreated {
         name: String,
         version: Option<String>,

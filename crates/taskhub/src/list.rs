@@ -107,12 +107,11 @@ impl TaskHub {
             return Err(ListError::PageSize(options.page_size));
         }
         let continuation = options.continuation.as_deref().map(|text| from_token(text).ok_or(ListError::InvalidToken)).transpose()?;
-        let further = ["Tags", "ScheduledStartTime"].into_iter();
         let input = ["Input", "InputBlobName"].into_iter().filter(|_| options.show_input);
         let own = options.columns.iter().map(String::as_str);
         let query = Query {
             filter: options.filter.to_odata()?,
-            select: STATUS_COLUMNS.into_iter().chain(further).chain(input).chain(own).map(str::to_owned).collect(),
+            select: STATUS_COLUMNS.into_iter().chain(input).chain(own).map(str::to_owned).collect(),
             top: Some(options.page_size),
             continuation,
         };
@@ -164,12 +163,8 @@ impl Filter {
     }
 
     pub(crate) fn has_tags(&self, instance: &Instance) -> bool {
-        if self.tags.is_empty() {
-            return true;
-        }
-        let tags = instance.column("Tags").and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
-        let has = |name: &str, value: &str| tags.as_ref().and_then(|tags| tags.get(name)).and_then(|tag| tag.as_str()) == Some(value);
-        self.tags.iter().all(|(name, value)| has(name, value))
+        let has = |tag: &(String, String)| instance.tags.contains(tag);
+        self.tags.iter().all(has)
     }
 }
 

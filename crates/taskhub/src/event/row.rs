@@ -77,7 +77,7 @@ impl Event {
 fn stored(kind: &EventKind, name: &str) -> bool {
     match kind {
         EventKind::TaskScheduled { .. } => name != "Input",
-        EventKind::SubOrchestrationInstanceCreated { .. } => name != "Input" && name != "ClientSpanId",
+        EventKind::SubOrchestrationInstanceCreated { .. } => name != "Input",
         _ => true,
     }
 }

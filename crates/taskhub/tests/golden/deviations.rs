@@ -35,6 +35,9 @@ const REFUSED: [(&str, &str, &str); 9] = [
     ("x_big_ids", "start", "InvalidInstanceId"),
 ];
 
+/// What a .NET host writes before the tags of a message.
+pub const TAGS_TYPE: &str = r#""$type":"System.Collections.Generic.Dictionary`2[[System.String, System.Private.CoreLib],[System.String, System.Private.CoreLib]]","#;
+
 /// The error by which we refuse what the official client does there.
 pub fn refusal(recording: &str, command: &Json) -> Option<&'static str> {
     let operation = command["op"].as_str().unwrap_or_default();
@@ -126,7 +129,6 @@ pub fn smooth(lines: Vec<String>) -> Vec<String> {
         };
         format!("{before},\"CompressedBlobName\"{rest}")
     };
-    let tags = r#""$type":"System.Collections.Generic.Dictionary`2[[System.String, System.Private.CoreLib],[System.String, System.Private.CoreLib]]","#;
     let unordered = |line: &str| -> String {
         // Which message lies before which does not matter here: the row and the execution say which it is.
         match line.split_once(" message ") {
@@ -140,7 +142,7 @@ pub fn smooth(lines: Vec<String>) -> Vec<String> {
     lines
         .into_iter()
         .filter(timestamp)
-        .map(|line| unordered(&number(&line)).replace(tags, "").replace("\"GenerateNewTrace\":false,", ""))
+        .map(|line| unordered(&number(&line)).replace(TAGS_TYPE, "").replace("\"GenerateNewTrace\":false,", ""))
         .map(|line| if line.contains("<blobs>/") { decoded(&line) } else { line })
         .collect()
 }

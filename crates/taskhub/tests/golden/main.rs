@@ -10,6 +10,7 @@
 mod command;
 mod deviations;
 mod hub;
+mod lossless;
 
 use std::path::PathBuf;
 
