@@ -85,7 +85,7 @@
 //! | [`TaskHub::rewind`] | see [`rewind`] |
 //! | [`TaskHub::signal`], [`TaskHub::entity`], [`TaskHub::entities`] | 1; large states one more each |
 //! | [`TaskHub::info`] | about 5, and 2 per partition |
-//! | [`TaskHub::create`], [`TaskHub::delete`] | 15 to 30 |
+//! | [`TaskHub::create`] | up to 15, and one or two per partition |
 //!
 //! ```
 //! use durable_taskhub::list::{Filter, ListOptions};
