@@ -36,7 +36,7 @@ pub enum ControlError {
     NotSuspended,
     /// The payload is no JSON: the orchestrator's handler would throw, for ever (engine-experiments.md 2.19).
     #[error("the payload is not JSON: {0}")]
-    InvalidPayload(serde_json::Error),
+    InvalidPayload(String),
     /// The name of an event is missing.
     #[error("an event needs a name")]
     NoEventName,

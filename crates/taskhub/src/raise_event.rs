@@ -18,7 +18,7 @@ impl TaskHub {
             return Err(ControlError::NoEventName);
         }
         if let Some(payload) = payload {
-            serde_json::from_str::<serde::de::IgnoredAny>(payload).map_err(ControlError::InvalidPayload)?;
+            serde_json::from_str::<serde::de::IgnoredAny>(payload).map_err(|error| ControlError::InvalidPayload(error.to_string()))?;
         }
         let instance = Reachable::find(self, instance_id).await?;
         let event = EventKind::EventRaised { name: Some(name.to_owned()), input: payload.map(str::to_owned), parent_trace_context: None };

@@ -104,7 +104,7 @@ pub enum StartError {
     },
     /// The input is no JSON.
     #[error("the input is not JSON: {0}")]
-    InvalidInput(serde_json::Error),
+    InvalidInput(String),
     /// Two tags of one name, or a name that .NET's JSON reader takes for an instruction: the engine could not read the message.
     #[error("the tag {name:?} is given twice, or is one of $id, $ref, $type, $value, $values, which the engine cannot read")]
     InvalidTag {
@@ -172,7 +172,7 @@ impl PreparedStart {
             if input.len() > MAX_INPUT_BYTES {
                 return Err(StartError::TooLarge { bytes: input.len() });
             }
-            serde_json::from_str::<serde::de::IgnoredAny>(input).map_err(StartError::InvalidInput)?;
+            serde_json::from_str::<serde::de::IgnoredAny>(input).map_err(|error| StartError::InvalidInput(error.to_string()))?;
         }
         for (index, (name, _)) in request.tags.iter().enumerate() {
             if METADATA_NAMES.contains(&name.as_str()) || request.tags[..index].iter().any(|(earlier, _)| earlier == name) {
