@@ -26,7 +26,8 @@ fn shorts(proxy: &StorageProxy) -> Vec<String> {
 
 /// What passed for runs: a look at who serves the hub, every 30 s, may fall into any time.
 fn of_runs(proxy: &StorageProxy) -> Vec<Recorded> {
-    proxy.requests().into_iter().filter(|request| !request.path.contains("Partitions")).collect()
+    let of_hub = |request: &Recorded| request.path.contains("Partitions") || request.path.contains("-leases");
+    proxy.requests().into_iter().filter(|request| !of_hub(request)).collect()
 }
 
 /// The two requests of a start of this world: the row, then the message.
