@@ -101,7 +101,7 @@ async fn a_suspended_instance_gets_its_events_after_its_resume() {
     worker.stop().await;
 }
 
-/// Three requests, the last of which looks back; the end shows in the history (rule 7, 5.11).
+/// Three requests, the last of which looks back; the end shows in the history (rule 7).
 #[tokio::test]
 async fn a_terminate_ends_a_run_and_its_history() {
     let served = Served::new("terminated").await;

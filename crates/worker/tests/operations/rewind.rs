@@ -48,7 +48,7 @@ async fn a_failed_run_completes_once_it_is_healed() {
     worker.stop().await;
 }
 
-/// 7.2 to 7.5, 7.7, 7.12: the answer to each write in turn is lost, with a worker that takes up at once what there is; the
+/// 7.2 to 7.5, 7.12: the answer to each write in turn is lost, with a worker that takes up at once what there is; the
 /// same call again brings parent and child to their end.
 #[tokio::test]
 async fn a_rewind_cut_after_each_write_ends_as_it_should() {

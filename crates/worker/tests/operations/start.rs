@@ -77,7 +77,7 @@ async fn only_a_finished_run_is_overwritten() {
     let worker = served.hub.worker();
     served.start("over", "HelloSequence", None).await;
     served.hub.wait_for("over", &["Completed"], PATIENCE).await;
-    assert_eq!(served.history("over").await.len(), 15);
+    assert_eq!(served.history("over").await.len(), 16);
     let never = request("over", "Echo", Some("2"));
     assert!(matches!(served.client.start(never.clone()).await, Err(StartError::AlreadyExists)));
     served.client.start(StartRequest { overwrite: Overwrite::Finished, ..never }).await.unwrap();
