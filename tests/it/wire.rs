@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use durable_bed::proxy::{Recorded, Service, StorageProxy};
 use durable_bed::recording::{Recording, Snapshot, difference};
-use durable_taskhub::{TaskHub, Time};
 use durable_taskhub::names::InstanceId;
 use durable_taskhub::start::StartRequest;
 use durable_taskhub::storage::{Account, Options, Storage};
+use durable_taskhub::{TaskHub, Time};
 use serde_json::json;
 
 use crate::support::growth::growth;
