@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use durable_taskhub::control::ControlError;
+use durable_taskhub::list::Filter;
 use durable_taskhub::names::InstanceId;
+use durable_taskhub::purge::{PurgeError, PurgeRequest};
 use durable_taskhub::restart::{RestartAs, RestartError};
+use durable_taskhub::rewind::RewindError;
 use durable_taskhub::start::{Overwrite, StartError, StartRequest};
-use durable_taskhub::{TaskHub, Time};
+use durable_taskhub::{RuntimeStatus, TaskHub, Time};
 use serde_json::Value as Json;
 
 /// What came of it.
@@ -20,7 +23,7 @@ pub enum Outcome {
 }
 
 /// The operations that our client has and that write.
-const WRITES: [&str; 6] = ["start", "raise", "terminate", "suspend", "resume", "restart"];
+const WRITES: [&str; 9] = ["start", "raise", "terminate", "suspend", "resume", "restart", "rewind", "purge", "purgeFilter"];
 
 /// True for a command that this harness can judge.
 pub fn writes(command: &Json) -> bool {
@@ -69,8 +72,37 @@ pub async fn run(hub: &TaskHub, command: &Json, reply: &Json, recording: &str) -
                 Err(error) => Outcome::Refused(format!("{error:?}")),
             }
         }
+        "rewind" => match hub.rewind(id, text("reason")).await {
+            Ok(_) => Outcome::Done,
+            Err(RewindError::Refused { refusal, .. }) => Outcome::Refused(variant(&refusal)),
+            Err(error) => Outcome::Refused(variant(&error)),
+        },
+        "purge" => match hub.purge(id, false).await {
+            Ok(_) => Outcome::Done,
+            // The official client deletes nothing and says so; the same is an error here.
+            Err(PurgeError::NotFound { .. }) if reply.pointer("/result/instancesDeleted") == Some(&0.into()) => Outcome::Done,
+            Err(error) => Outcome::Refused(variant(&error)),
+        },
+        "purgeFilter" => {
+            let statuses = command["statuses"].as_array().into_iter().flatten().filter_map(Json::as_str);
+            let filter = Filter {
+                statuses: statuses.map(RuntimeStatus::from_name).collect(),
+                created_from: text("from").map(|from| Time::parse(from).unwrap()),
+                created_to: text("to").map(|to| Time::parse(to).unwrap()),
+                ..Filter::default()
+            };
+            match hub.purge_page(&PurgeRequest::new(filter)).await {
+                Ok(page) if page.failures.is_empty() && page.continuation.is_none() => Outcome::Done,
+                other => Outcome::Refused(format!("{other:?}")),
+            }
+        }
         _ => Outcome::NotOurs,
     }
+}
+
+/// `NotFailed` of `NotFailed { … }`.
+fn variant(error: &impl std::fmt::Debug) -> String {
+    format!("{error:?}").split([' ', '(', '{']).next().unwrap_or_default().to_owned()
 }
 
 fn control<T>(result: Result<T, ControlError>) -> Outcome {
