@@ -69,7 +69,7 @@ pub fn resolve(
     allowed: &AllowedEndpoints,
     pinned: Option<&str>,
 ) -> Result<Option<Resolved>, NotReady> {
-    let SecretKeyReference { name, key } = &spec.connection.connection_string_secret_ref;
+    let Some(SecretKeyReference { name, key }) = &spec.connection.connection_string_secret_ref else { return Ok(None) };
     let (version, data) = match secret {
         SecretState::Unknown => return Ok(None),
         SecretState::Absent => {

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::ANNOTATION_PREFIX;
+use super::{ANNOTATION_PREFIX, gitops};
 
 /// One of our kinds: its spec and status, and what Kubernetes calls it.
 pub trait Kind: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Send + Sync + 'static {
@@ -87,6 +87,16 @@ impl<K: Kind> Envelope<K> {
         Envelope { metadata: ObjectMeta { name, namespace, uid, ..ObjectMeta::default() }, spec: None, status: None, kind: PhantomData }
     }
 
+    /// True if the object has our finalizer.
+    pub fn has_finalizer(&self) -> bool {
+        self.metadata.finalizers.iter().flatten().any(|name| name == super::FINALIZER)
+    }
+
+    /// When the deletion of the object began, if it did.
+    pub fn deleted_at(&self) -> Option<durable_taskhub::Time> {
+        self.metadata.deletion_timestamp.as_ref().map(|time| std::time::SystemTime::from(time.0).into())
+    }
+
     /// One of our annotations.
     pub fn annotation(&self, name: &str) -> Option<&str> {
         self.metadata.annotations.as_ref()?.get(name).map(String::as_str)
@@ -149,6 +159,8 @@ struct Used {
     #[serde(default)]
     annotations: Option<BTreeMap<String, String>>,
     #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(default)]
     finalizers: Option<Vec<String>>,
     #[serde(default)]
     owner_references: Option<Vec<OwnerReference>>,
@@ -156,10 +168,11 @@ struct Used {
 
 fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let used = Used::deserialize(deserializer)?;
-    let annotations = used.annotations.map(|mut all| {
-        all.retain(|name, _| name.starts_with(ANNOTATION_PREFIX));
-        all
-    });
+    let kept = |all: Option<BTreeMap<String, String>>, wanted: fn(&str) -> bool| {
+        let mut all = all?;
+        all.retain(|name, _| wanted(name));
+        (!all.is_empty()).then_some(all)
+    };
     Ok(ObjectMeta {
         name: used.name,
         namespace: used.namespace,
@@ -168,7 +181,8 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
         generation: used.generation,
         creation_timestamp: used.creation_timestamp,
         deletion_timestamp: used.deletion_timestamp,
-        annotations: annotations.filter(|ours| !ours.is_empty()),
+        annotations: kept(used.annotations, |name| name.starts_with(ANNOTATION_PREFIX) || gitops::ANNOTATIONS.contains(&name)),
+        labels: kept(used.labels, |name| gitops::LABELS.contains(&name)),
         finalizers: used.finalizers,
         owner_references: used.owner_references,
         ..ObjectMeta::default()
@@ -205,7 +219,7 @@ mod tests {
         );
         let list: ObjectList<Envelope<Orchestration>> = serde_json::from_str(&list).unwrap();
         assert_eq!(list.items.len(), 2);
-        let texts: Vec<String> = list.items.iter().map(|o| o.spec().unwrap().input.unwrap().value.text().to_owned()).collect();
+        let texts: Vec<String> = list.items.iter().map(|o| o.spec().unwrap().input.unwrap().value.unwrap().text().to_owned()).collect();
         assert_eq!(texts, [nested(5000), "1.0".to_owned()]);
     }
 

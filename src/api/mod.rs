@@ -5,6 +5,7 @@
 
 pub mod conditions;
 mod envelope;
+pub mod gitops;
 mod schema;
 pub mod v1alpha1;
 
@@ -16,6 +17,9 @@ pub const GROUP: &str = "durable-operator.dev";
 
 /// The field manager of everything that the operator writes, and its name in Events.
 pub const FIELD_MANAGER: &str = "durable-operator.dev/controller";
+
+/// The finalizer of objects whose deletion has to be carried into the hub first, or whose rewind must not be left half done.
+pub const FINALIZER: &str = "durable-operator.dev/finalizer";
 
 /// Annotation: `"true"` stops reconciling the object; it can still be deleted.
 pub const PAUSED_ANNOTATION: &str = "durable-operator.dev/paused";

@@ -4,8 +4,11 @@
 //! that writes statuses; `events` the one that publishes Events.
 
 pub mod events;
+pub mod expiry;
 pub mod failure;
+pub mod finalizer;
 pub mod orchestration;
+pub mod payload;
 pub mod runner;
 pub mod status;
 pub mod task_hub;

@@ -1,13 +1,22 @@
 //! Version `v1alpha1` of the kinds. The doc comments of their fields are what `kubectl explain` prints.
 
 mod orchestration;
+mod orchestration_event;
+mod payload;
 mod task_hub;
 
 pub use orchestration::{
-    Failure, HubTime, InlineInput, Orchestration, OrchestrationSpec, OrchestrationStatus, OutputReference, RuntimeStatus, StartPolicy,
-    TaskHubReference,
+    Action, DeletionPolicy, DesiredState, Failure, HubTime, LastRewind, Orchestration, OrchestrationSpec, OrchestrationStatus,
+    OutputPolicy, OutputReference, Pending, Phase, ReadyWhen, RewindResult, RuntimeStatus, StartPolicy, Tags, TaskHubReference,
 };
-pub use task_hub::{Connection, ConnectionStatus, Polling, SecretKeyReference, TaskHub, TaskHubSpec, TaskHubStatus};
+pub use orchestration_event::{
+    EntityReference, EventPhase, OrchestrationEvent, OrchestrationEventSpec, OrchestrationEventStatus, OrchestrationReference, WaitFor,
+};
+pub use payload::{ConfigMapKeyReference, Payload, ValueFrom};
+pub use task_hub::{
+    AllowedNamespaces, Backlog, Cloud, Connection, ConnectionStatus, Endpoints, EngineStatus, From, HubDeletionPolicy, Limits,
+    OrchestrationCounts, Polling, SasSecretReference, SecretKeyReference, TaskHub, TaskHubSpec, TaskHubStatus, WorkloadIdentity,
+};
 
 use kube::{CustomResourceExt, core::ObjectMeta};
 
@@ -15,7 +24,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 
 /// All CRDs, as they are committed in `crds/` and installed.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![Orchestration::crd(), TaskHub::crd()]
+    vec![Orchestration::crd(), OrchestrationEvent::crd(), TaskHub::crd()]
 }
 
 /// The metadata that a status write needs: which object, and which copy of it was decided upon.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use durable_taskhub::{Instance, Time};
 
 use super::identity::{Identity, Whose};
-use crate::api::v1alpha1::{InlineInput, OrchestrationStatus};
+use crate::api::v1alpha1::{OrchestrationStatus, Payload};
 use crate::connection::NotReady;
 use crate::crash_points::scaled;
 use crate::poller::Seen;
@@ -52,7 +52,7 @@ pub struct Wish {
     /// The orchestrator function.
     pub function_name: String,
     /// The input.
-    pub input: Option<InlineInput>,
+    pub input: Option<Payload>,
 }
 
 /// Why the object's spec can never be carried out.

@@ -290,7 +290,7 @@ fn show(status: &mut OrchestrationStatus, row: &Row) {
             None => status.output_ref = Some(reference(text)),
         },
         RuntimeStatus::Failed | RuntimeStatus::Terminated | RuntimeStatus::Canceled => {
-            status.failure = Some(Failure { message: cut(text, MAX_INLINE_BYTES).to_owned() });
+            status.failure = Some(Failure { message: Some(cut(text, MAX_INLINE_BYTES).to_owned()), type_: None });
         }
         _ => {}
     }

@@ -94,7 +94,7 @@ impl Subject {
 
     fn wish(object: &Object, spec: OrchestrationSpec) -> Result<Wish, Refusal> {
         match Identity::new(object.namespace(), object.name(), object.uid(), spec.instance_id.as_deref()) {
-            Ok(identity) => Ok(Wish { identity, function_name: spec.function_name, input: spec.input }),
+            Ok(identity) => Ok(Wish { identity, function_name: spec.function_name.unwrap_or_default(), input: spec.input }),
             Err(why) => Err(Refusal { reason: "InvalidInstanceId", message: format!("spec.instanceId: {why}") }),
         }
     }

@@ -89,7 +89,7 @@ impl TaskHubs {
                 format!("this version of the operator cannot read the spec: {error}. Change the object, or upgrade the operator"),
             )
         })?;
-        let secret = &spec.connection.connection_string_secret_ref.name;
+        let secret = &spec.connection.connection_string_secret_ref.as_ref().map(|r| r.name.clone()).unwrap_or_default();
         let state = self.secrets.state(key, secret);
         let pinned = object.status().account_name;
         let Some(resolved) = resolve(&spec, &state, &self.allowed_endpoints, pinned.as_deref())? else { return Ok(None) };
@@ -117,7 +117,7 @@ impl TaskHubs {
         let made = Made {
             hub_name: spec.hub_name.clone(),
             partition_count: spec.partition_count,
-            secret: spec.connection.connection_string_secret_ref.name.clone(),
+            secret: spec.connection.connection_string_secret_ref.as_ref().map(|r| r.name.clone()).unwrap_or_default(),
             credential_version: resolved.credential_version.clone(),
         };
         let known = self.connections().get(uid).cloned().unwrap_or_default();
