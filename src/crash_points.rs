@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-/// Between any two effects of a start, in their order.
+/// Between any two effects on an instance and its object.
 pub mod at {
     /// Decided to start; nothing is written.
     pub const BEFORE_ROW: &str = "before-row";
@@ -20,8 +20,51 @@ pub mod at {
     /// The object shows the end; no Event yet.
     pub const SETTLED_WRITTEN: &str = "settled-written";
 
-    /// All of them.
-    pub const ALL: [&str; 6] = [BEFORE_ROW, ROW_WRITTEN, MESSAGE_SENT, ACCEPTED_WRITTEN, RUNNING_WRITTEN, SETTLED_WRITTEN];
+    /// An instance of another client is about to be taken over.
+    pub const BEFORE_CLAIM: &str = "before-claim";
+    /// It is taken over; the object says nothing of it.
+    pub const CLAIMED: &str = "claimed";
+    /// The finalizer is on the object; nothing is in the hub.
+    pub const FINALIZER_ADDED: &str = "finalizer-added";
+    /// A control action is recorded, and not sent.
+    pub const ACTION_RECORDED: &str = "action-recorded";
+    /// Its message is sent; the record does not name it.
+    pub const CONTROL_SENT: &str = "control-sent";
+    /// The record names the message.
+    pub const ACTION_SENT_WRITTEN: &str = "action-sent-written";
+    /// The message was taken back, or a worker has it; the record does not say so.
+    pub const WITHDRAWN: &str = "withdrawn";
+    /// A rewind is recorded, and not begun.
+    pub const REWIND_RECORDED: &str = "rewind-recorded";
+    /// The rewind is done in the hub; the object says nothing of it.
+    pub const REWOUND: &str = "rewound";
+    /// The object says that it was rewound; the finalizer is still there.
+    pub const REWOUND_WRITTEN: &str = "rewound-written";
+    /// A start that nobody took up was taken back for a deletion.
+    pub const CANCELED: &str = "canceled";
+    /// The sub-orchestrations of a deleted object's instance were told to end.
+    pub const CHILDREN_TOLD: &str = "children-told";
+    /// The instance is purged; the object is still there.
+    pub const PURGED: &str = "purged";
+
+    /// Those of a start.
+    pub const OF_START: [&str; 6] = [BEFORE_ROW, ROW_WRITTEN, MESSAGE_SENT, ACCEPTED_WRITTEN, RUNNING_WRITTEN, SETTLED_WRITTEN];
+    /// Those of everything else that is done to an instance.
+    pub const OF_CONTROL: [&str; 13] = [
+        BEFORE_CLAIM,
+        CLAIMED,
+        FINALIZER_ADDED,
+        ACTION_RECORDED,
+        CONTROL_SENT,
+        ACTION_SENT_WRITTEN,
+        WITHDRAWN,
+        REWIND_RECORDED,
+        REWOUND,
+        REWOUND_WRITTEN,
+        CANCELED,
+        CHILDREN_TOLD,
+        PURGED,
+    ];
 }
 
 /// Aborts the process if `DURABLE_CRASH_AT` names `point`.

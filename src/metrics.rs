@@ -29,6 +29,8 @@ pub struct Metrics {
     pub api: ApiMetrics,
     /// Of the poller.
     pub poller: PollerMetrics,
+    /// Of what is done to instances.
+    pub orchestrations: OrchestrationMetrics,
 }
 
 impl Metrics {
@@ -40,7 +42,8 @@ impl Metrics {
         let storage = Arc::new(StorageMetrics::register(registry.sub_registry_with_prefix("storage")));
         let api = ApiMetrics::register(registry.sub_registry_with_prefix("api"));
         let poller = PollerMetrics::register(registry.sub_registry_with_prefix("poller"));
-        Metrics { registry, reconciles, storage, api, poller }
+        let orchestrations = OrchestrationMetrics::register(registry.sub_registry_with_prefix("orchestration"));
+        Metrics { registry, reconciles, storage, api, poller, orchestrations }
     }
 
     /// The text that Prometheus reads (OpenMetrics).
@@ -181,6 +184,21 @@ impl PollerMetrics {
         let metrics = PollerMetrics::default();
         registry.register("tracked_instances", "Instances that are read until they settle", metrics.tracked.clone());
         registry.register("reads", "Reads of instances", metrics.reads.clone());
+        metrics
+    }
+}
+
+/// What is done to instances.
+#[derive(Clone, Default)]
+pub struct OrchestrationMetrics {
+    /// Deletions that were not carried into the hub in time.
+    pub given_up: Counter,
+}
+
+impl OrchestrationMetrics {
+    fn register(registry: &mut Registry) -> OrchestrationMetrics {
+        let metrics = OrchestrationMetrics::default();
+        registry.register("deletions_given_up", "Deletions of objects that were not carried into the hub in time", metrics.given_up.clone());
         metrics
     }
 }

@@ -130,7 +130,14 @@ async fn work(
     let watched_hubs: Watched<TaskHub> = Watched::new(&client, &config.watch_namespaces);
     let watched_orchestrations: Watched<Orchestration> = Watched::new(&client, &config.watch_namespaces);
 
-    let orchestrations = Orchestrations::new(client.clone(), events.clone(), hubs.clone(), poller.clone(), watched_hubs.store.clone());
+    let orchestrations = Orchestrations::new(
+        client.clone(),
+        events.clone(),
+        hubs.clone(),
+        poller.clone(),
+        watched_hubs.store.clone(),
+        metrics.orchestrations.clone(),
+    );
     let of_orchestrations = Setup {
         concurrency: ORCHESTRATIONS_AT_ONCE,
         time_out: RECONCILE_TIME_OUT,

@@ -76,8 +76,10 @@ impl<K: Kind> Newest<K> {
     }
 
     /// The API server answered a write with this copy.
-    pub fn keep(&self, copy: Envelope<K>) {
-        lock(&self.copies).insert(copy.uid().to_owned(), Arc::new(copy));
+    pub fn keep(&self, copy: Envelope<K>) -> Arc<Envelope<K>> {
+        let copy = Arc::new(copy);
+        lock(&self.copies).insert(copy.uid().to_owned(), copy.clone());
+        copy
     }
 
     /// `object`, or the newer copy that a write gave back.

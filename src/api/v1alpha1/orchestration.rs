@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -88,7 +88,7 @@ pub struct OrchestrationSpec {
 
     /// When the instance is to start. Until then nothing is written to the task hub, and the start can be called off with desiredState Terminated. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start_at: Option<Time>,
+    pub start_at: Option<HubTime>,
 
     /// Tags of the engine, which the hub keeps with the instance: at most 16. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,29 +1,35 @@
 //! What the status of an Orchestration says. Pure.
 //!
-//! Owns the conditions of product.md 3.2 and the limits of 3.5. Invariants:
-//! times are the hub's, never the time of a read; the same outcome described
-//! twice is the same status; what is written nests at most 64 levels, since a
-//! deeper object could not be read back.
+//! Owns the fields and the limits of product.md 3.5; the conditions' words are
+//! those of `says`. Invariants: times are the hub's, never the time of a read;
+//! the same outcome described twice is the same status; what is written nests at
+//! most 64 levels, since a deeper object could not be read back; with
+//! `outputPolicy: Omit` nothing that a worker returned is in it.
 
-use durable_taskhub::{Instance, RuntimeStatus, Time};
+use durable_taskhub::{Instance, Time};
 use k8s_openapi::jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::decide::{Hold, START_EXPECTED_AFTER};
+use super::decide::{Hold, is_hands_off};
+use super::says::{self, Ended};
+use super::wish::{Wish, has_effect, is_accepted, is_terminal};
 use crate::api::Json;
-use crate::api::conditions::{self, COMPLETE, FAILED, READY, RECONCILING, STALLED, STARTED, SUSPENDED, Statement, cut};
-use crate::api::v1alpha1::{self, Failure, HubTime, OrchestrationStatus, OutputReference};
-use crate::controllers::events::Notice;
-use crate::crash_points::scaled;
+use crate::api::conditions::{self, READY, Statement, cut};
+use crate::api::v1alpha1::{
+    Action, DesiredState, Failure, HubTime, LastRewind, OrchestrationStatus, OutputPolicy, OutputReference, Pending, RewindResult,
+    RuntimeStatus,
+};
 
 #[cfg(test)]
 #[path = "describe_tests.rs"]
 mod tests;
 
-/// Outputs up to this size are shown on the object (product.md 2, `maxInlineOutputBytes`).
-pub const MAX_INLINE_BYTES: usize = 8192;
+/// Failures are shown up to this size, whatever the hub's limit for outputs.
+const MAX_FAILURE_BYTES: usize = 8192;
 const MAX_CUSTOM_STATUS_BYTES: usize = 4096;
 const PREVIEW_BYTES: usize = 1024;
+const MAX_TYPE_BYTES: usize = 512;
+const MAX_REWIND_MESSAGE_BYTES: usize = 1024;
 /// serde_json reads 128 levels; what is deeper than half of that is shown as text only.
 const MAX_LEVELS: usize = 64;
 
@@ -33,7 +39,7 @@ pub const MAX_ECHO_BYTES: usize = 256;
 /// What came of a decision.
 #[derive(Debug)]
 pub enum Outcome {
-    /// What the object says stays true.
+    /// What the object says of its run stays true, under the spec as it is now.
     Unchanged,
     /// Nothing was done in the hub.
     Held(Hold),
@@ -46,24 +52,39 @@ pub enum Outcome {
         /// The row's creation time, so that the row, seen while it waits, is nothing new to write.
         created_time: Time,
     },
-    /// The row of the object's instance.
-    Row(Row),
+    /// The row of the object's instance, and what was done to it.
+    Row(Row, Change),
+    /// A rewind is about to begin.
+    Rewinding(Pending),
+    /// A rewind came to its end.
+    Rewound(RewindResult, String),
     /// The ID is taken by another run.
     Conflict {
         /// ID of the instance.
         instance_id: String,
-        /// Status of the other run.
-        status: RuntimeStatus,
-        /// Who started it, if another Orchestration did.
+        /// What the other run is: its status, or in what it differs.
+        what: String,
+        /// Who has it, if another Orchestration does.
         owner: Option<String>,
     },
     /// The instance was the object's and is another's now.
     Replaced {
-        /// Who started it, if another Orchestration did.
+        /// Who has it, if another Orchestration does.
         owner: Option<String>,
     },
     /// The instance is gone.
     Missing,
+}
+
+/// What happens to the record of the action under way.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// It stays, until its effect shows.
+    Keep,
+    /// It is this one now.
+    Set(Pending),
+    /// Nothing is under way any more.
+    Clear,
 }
 
 /// A row and what belongs to it.
@@ -71,242 +92,217 @@ pub enum Outcome {
 pub struct Row {
     /// The row itself.
     pub instance: std::sync::Arc<Instance>,
-    /// The output of a run that ended, also if it lay in a blob; or why it cannot be shown.
+    /// The status of the run: the history's where the row cannot be trusted.
+    pub status: RuntimeStatus,
+    /// True once a worker has taken up the start.
+    pub has_started: bool,
+    /// The output or failure of a run that ended, also if it lay in a blob; or why it cannot be shown.
     pub output: Option<Result<String, String>>,
+    /// Type of the failure, if the engine recorded it.
+    pub failure_type: Option<String>,
     /// True if a worker serves the hub.
     pub workers_active: bool,
+    /// True if the instance was taken over just now.
+    pub adopted: bool,
+}
+
+/// What an outcome is about.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    /// What the object asks for; none if that cannot be read.
+    pub wish: Option<&'a Wish>,
+    /// Generation of the spec.
+    pub generation: i64,
+    /// The annotation that asks for a reconcile.
+    pub requested_at: Option<&'a str>,
+    /// Outputs up to this size are shown.
+    pub max_inline_bytes: usize,
+    /// The time.
+    pub now: Time,
 }
 
 /// The status after `outcome`, if `before` is what the object says now.
-pub fn describe(
-    before: &OrchestrationStatus,
-    outcome: &Outcome,
-    generation: i64,
-    requested_at: Option<&str>,
-    now: Time,
-) -> OrchestrationStatus {
+pub fn describe(before: &OrchestrationStatus, outcome: &Outcome, about: &About<'_>) -> OrchestrationStatus {
     let mut status = before.clone();
-    status.last_handled_reconcile_at = requested_at.map(|value| cut(value, MAX_ECHO_BYTES).to_owned()).or(status.last_handled_reconcile_at);
+    status.last_handled_reconcile_at = about.requested_at.map(|value| cut(value, MAX_ECHO_BYTES).to_owned()).or(status.last_handled_reconcile_at);
+    consume_token(&mut status, outcome, about);
+    let desired = about.wish.map(Wish::desired).unwrap_or_default();
+    let adopted = says::is_adopted(before);
     let said = match outcome {
-        Outcome::Unchanged => return status,
-        Outcome::Held(hold) => held(hold),
+        Outcome::Unchanged => match unchanged(before, &status, about) {
+            Some(said) => said,
+            None => {
+                status.observed_generation = Some(about.generation);
+                for condition in &mut status.conditions {
+                    condition.observed_generation = Some(about.generation);
+                }
+                return status;
+            }
+        },
+        Outcome::Held(hold) => {
+            status.settled = *hold == Hold::NeverStarted;
+            says::held(before, hold, is_accepted(before))
+        }
         Outcome::Accepted { instance_id, execution_id, created_time } => {
             status.created_time = Some(HubTime(*created_time));
             status.instance_id = Some(instance_id.clone());
             status.execution_id = Some(execution_id.clone());
-            status.runtime_status = Some(v1alpha1::RuntimeStatus::Pending);
-            enqueued(false, true)
+            status.runtime_status = Some(RuntimeStatus::Pending);
+            status.settled = false;
+            says::enqueued(false, desired)
         }
-        Outcome::Row(row) => {
-            show(&mut status, row);
-            row_says(row, now)
+        Outcome::Row(row, change) => {
+            let Some(wish) = about.wish else { return status };
+            show(&mut status, row, wish, about.max_inline_bytes);
+            status.pending = match change {
+                Change::Set(pending) => Some(pending.clone()),
+                Change::Clear => None,
+                Change::Keep => before.pending.clone().filter(|pending| !has_effect(pending.action, row.status)),
+            };
+            says::row(wish, before, &status, row, about.now)
         }
-        Outcome::Conflict { instance_id, status: other, owner } => {
+        Outcome::Rewinding(pending) => {
+            status.pending = Some(pending.clone());
+            status.settled = false;
+            says::rewinding(adopted)
+        }
+        Outcome::Rewound(result, message) => {
+            status.pending = None;
+            status.last_rewind = Some(last_rewind(about, *result, message));
+            match (result, about.wish) {
+                // The row is Pending now, and the worker that takes it up says more. When it ended is kept no longer.
+                (RewindResult::Succeeded, _) => {
+                    status.runtime_status = Some(RuntimeStatus::Pending);
+                    status.settled = false;
+                    (status.completed_time, status.output, status.output_ref, status.failure) = (None, None, None, None);
+                    says::rewinding(adopted)
+                }
+                (_, Some(wish)) => {
+                    status.settled = true;
+                    says::run_failed(wish, &status, adopted)
+                }
+                (_, None) => return status,
+            }
+        }
+        Outcome::Conflict { instance_id, what, owner } => {
             status.instance_id = Some(instance_id.clone());
             status.settled = true;
-            conflict(instance_id, *other, owner.as_deref())
+            says::conflict(instance_id, what, owner.as_deref())
         }
         Outcome::Replaced { owner } => {
             status.settled = true;
-            let by = by_whom(owner.as_deref());
-            let message = format!(
-                "another client started an instance of the same ID anew ({by}); this object keeps what it knew of its own run and does nothing more"
-            );
-            with_started(Verdict::stalled("Replaced", message), true)
+            status.pending = None;
+            says::replaced(adopted, owner.as_deref())
         }
         Outcome::Missing => {
             status.settled = true;
-            let message = "the instance is no longer in the task hub: it was purged, or the hub was deleted. It is not started again; apply a new object to run it again";
-            failed("InstanceMissing", message.to_owned())
+            status.pending = None;
+            says::missing(adopted, desired)
         }
     };
-    status.observed_generation = Some(generation);
-    let at = Timestamp::from_second(now.unix_seconds()).unwrap_or(Timestamp::UNIX_EPOCH);
-    status.conditions = conditions::conditions(&before.conditions, &said, generation, at);
+    status.observed_generation = Some(about.generation);
+    let at = Timestamp::from_second(about.now.unix_seconds()).unwrap_or(Timestamp::UNIX_EPOCH);
+    status.conditions = conditions::conditions(&before.conditions, &said, about.generation, at);
     status
 }
 
-/// What a person should be told of the change from `before` to `after`.
-pub fn notice(before: &OrchestrationStatus, after: &OrchestrationStatus) -> Option<Notice> {
-    let ready = after.conditions.iter().find(|condition| condition.type_ == READY)?;
-    if conditions::reason(&before.conditions, READY) == Some(ready.reason.as_str()) {
+/// A token that arrives at the wrong moment is used up: it cannot fire weeks later (product.md 3.3).
+fn consume_token(status: &mut OrchestrationStatus, outcome: &Outcome, about: &About<'_>) {
+    let Some(wish) = about.wish else { return };
+    if wish.desired() != DesiredState::Rewound {
+        // A rewind without a token can be asked for again after another state was.
+        if status.last_rewind.as_ref().is_some_and(|last| last.token.is_none()) {
+            status.last_rewind = None;
+        }
+        return;
+    }
+    if !wish.asks_for_rewind(status) {
+        return;
+    }
+    let known = match outcome {
+        Outcome::Rewinding(_) | Outcome::Rewound(..) => return,
+        Outcome::Row(row, _) => Some(row.status),
+        _ => status.runtime_status,
+    };
+    let (result, message) = match (outcome, known) {
+        (Outcome::Missing, _) => (RewindResult::Rejected, "the instance is no longer in the task hub"),
+        (Outcome::Replaced { .. } | Outcome::Conflict { .. }, _) => (RewindResult::Rejected, "the instance is another client's"),
+        (_, Some(_)) if is_hands_off(status) => (RewindResult::Rejected, "the instance is another client's"),
+        // The rewind itself has still to be decided upon, when the hub can be asked.
+        (_, Some(RuntimeStatus::Failed)) => return,
+        (_, Some(RuntimeStatus::Terminated | RuntimeStatus::Canceled)) => {
+            (RewindResult::Rejected, "the run was terminated, and only a run that failed can be rewound")
+        }
+        (Outcome::Unchanged, None) => (RewindResult::Rejected, "there is no instance to rewind"),
+        // Nothing is known yet of an instance that is there.
+        (Outcome::Held(_), Some(_)) => return,
+        _ => (RewindResult::NotNeeded, "the instance had not failed"),
+    };
+    status.last_rewind = Some(last_rewind(about, result, message));
+}
+
+fn last_rewind(about: &About<'_>, result: RewindResult, message: &str) -> LastRewind {
+    LastRewind {
+        token: about.wish.and_then(|wish| wish.spec.rewind_token.clone()),
+        result,
+        at: HubTime(about.now),
+        message: (!message.is_empty()).then(|| cut(message, MAX_REWIND_MESSAGE_BYTES).to_owned()),
+    }
+}
+
+/// What a settled object says under a changed spec; none if its conditions stay as they are.
+fn unchanged(before: &OrchestrationStatus, after: &OrchestrationStatus, about: &About<'_>) -> Option<Vec<Statement>> {
+    let wish = about.wish?;
+    let changed = before.observed_generation != Some(about.generation);
+    if !before.settled || is_hands_off(before) || !(changed || before.last_rewind != after.last_rewind) {
         return None;
     }
-    let (reason, action) = TOLD.iter().find(|(reason, _)| *reason == ready.reason)?;
-    Some(Notice { is_warning: true, reason, action, note: ready.message.clone() })
-}
-
-/// The reasons that are told as Events, and what the operator was doing.
-const TOLD: [(&str, &str); 10] = [
-    ("InvalidSpec", "Read"),
-    ("InvalidInstanceId", "Start"),
-    ("InputTooLarge", "Start"),
-    ("Conflict", "Start"),
-    ("SuspendedByOther", "Observe"),
-    ("OrchestrationFailed", "Observe"),
-    ("Terminated", "Observe"),
-    ("Canceled", "Observe"),
-    ("Replaced", "Observe"),
-    ("InstanceMissing", "Observe"),
-];
-
-/// How `Ready` stands, and with it kstatus' conditions.
-struct Verdict {
-    reason: &'static str,
-    message: String,
-    stands: Stands,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stands {
-    Ready,
-    InProgress,
-    Stalled,
-}
-
-impl Verdict {
-    fn in_progress(reason: &'static str, message: impl Into<String>) -> Verdict {
-        Verdict { reason, message: message.into(), stands: Stands::InProgress }
-    }
-
-    fn stalled(reason: &'static str, message: impl Into<String>) -> Verdict {
-        Verdict { reason, message: message.into(), stands: Stands::Stalled }
-    }
-
-    /// `Ready`, then `further`, then what kstatus reads.
-    fn with(self, further: impl IntoIterator<Item = Statement>) -> Vec<Statement> {
-        let Verdict { reason, message, stands } = self;
-        let ready = Statement { kind: READY, holds: stands == Stands::Ready, reason, message: message.clone() };
-        let mut said = vec![ready];
-        said.extend(further);
-        match stands {
-            Stands::Ready => {}
-            Stands::InProgress => said.push(Statement::yes(RECONCILING, reason, message)),
-            Stands::Stalled => said.push(Statement::yes(STALLED, reason, message)),
-        }
-        said
-    }
-}
-
-fn with_started(verdict: Verdict, started: bool) -> Vec<Statement> {
-    let said = if started { started_yes() } else { Statement::no(STARTED, verdict.reason, verdict.message.clone()) };
-    verdict.with([said])
-}
-
-fn started_yes() -> Statement {
-    Statement::yes(STARTED, "Started", "a worker has started the instance")
-}
-
-fn held(hold: &Hold) -> Vec<Statement> {
-    let verdict = match hold {
-        Hold::Refused(refusal) => Verdict::stalled(refusal.reason, refusal.message.clone()),
-        Hold::TaskHubNotFound => Verdict::in_progress(
-            "TaskHubNotFound",
-            "the TaskHub of spec.taskHubRef does not exist in this namespace; the instance is started when it is there",
-        ),
-        Hold::TaskHubNotReady(why) => {
-            let message = format!("the TaskHub is not ready ({}): {}", why.reason, why.message);
-            Verdict::in_progress("TaskHubNotReady", message)
-        }
-    };
-    let not_created = Statement::no(STARTED, "NotCreated", "nothing was written to the task hub");
-    verdict.with([not_created])
-}
-
-fn enqueued(no_workers: bool, just_now: bool) -> Vec<Statement> {
-    if no_workers && !just_now {
-        let message = "the start waits in the task hub, and no worker serves the hub: check that the app runs and uses this task hub and storage account (kubectl get taskhub shows the hub). The start is not lost";
-        return with_started(Verdict::in_progress("NoActiveWorkers", message), false);
-    }
-    with_started(Verdict::in_progress("Enqueued", "the start is in the task hub and waits for a worker"), false)
-}
-
-fn conflict(instance_id: &str, status: RuntimeStatus, owner: Option<&str>) -> Vec<Statement> {
-    let by = by_whom(owner);
-    let message = format!(
-        "the task hub already has an instance {instance_id} ({status}, {by}), which was left alone: use another spec.instanceId, or purge that instance, and apply a new object"
-    );
-    with_started(Verdict::stalled("Conflict", message), false)
-}
-
-fn by_whom(owner: Option<&str>) -> String {
-    owner.map_or_else(|| "started by another client".to_owned(), |owner| format!("started by Orchestration {owner}"))
-}
-
-fn failed(reason: &'static str, message: String) -> Vec<Statement> {
-    let failed = Statement::yes(FAILED, reason, message.clone());
-    Verdict::stalled(reason, message).with([started_yes(), failed])
-}
-
-fn row_says(row: &Row, now: Time) -> Vec<Statement> {
-    let instance = &row.instance;
-    match instance.runtime_status {
-        RuntimeStatus::Pending if !instance.has_started => {
-            let waits = instance.created_time.is_some_and(|created| now.since(created) >= scaled(START_EXPECTED_AFTER));
-            enqueued(waits && !row.workers_active, false)
-        }
-        RuntimeStatus::Pending | RuntimeStatus::Running | RuntimeStatus::ContinuedAsNew | RuntimeStatus::Unknown => {
-            with_started(Verdict::in_progress("Running", "the instance runs"), true)
-        }
-        RuntimeStatus::Suspended => {
-            let message = "another client suspended the instance; it goes on when that client resumes it";
-            let suspended = Statement::yes(SUSPENDED, "SuspendedByOther", message);
-            Verdict::in_progress("SuspendedByOther", message).with([started_yes(), suspended])
-        }
-        RuntimeStatus::Completed => {
-            let message = match &row.output {
-                Some(Err(why)) => format!("the run completed; its output cannot be shown: {why}"),
-                _ => "the run completed".to_owned(),
+    let adopted = says::is_adopted(before);
+    let started = says::started_as_before(&before.conditions);
+    match (before.runtime_status, conditions::reason(&before.conditions, conditions::FAILED)) {
+        (_, Some("InstanceMissing")) => Some(says::missing(adopted, wish.desired())),
+        (Some(RuntimeStatus::Failed), _) => Some(says::run_failed(wish, after, adopted)),
+        (None, _) | (Some(RuntimeStatus::Terminated), _) => {
+            let ended = match says::ended_before(before) {
+                Some(Ended::ByDeadline) => Ended::ByDeadline,
+                // Whoever ended it: another state is asked for now, and cannot be had.
+                _ => Ended::AskedForBefore,
             };
-            let complete = Statement::yes(COMPLETE, "Completed", message.clone());
-            Verdict { reason: "Completed", message, stands: Stands::Ready }.with([started_yes(), complete])
+            Some(says::terminated(wish, after, ended, started))
         }
-        RuntimeStatus::Failed => failed("OrchestrationFailed", "the run failed; status.failure has the hub's message".to_owned()),
-        RuntimeStatus::Terminated => failed("Terminated", "another client terminated the run".to_owned()),
-        RuntimeStatus::Canceled => failed("Canceled", "the run was canceled".to_owned()),
+        _ => None,
     }
 }
 
 /// Copies what the row says into the fields.
-fn show(status: &mut OrchestrationStatus, row: &Row) {
+fn show(status: &mut OrchestrationStatus, row: &Row, wish: &Wish, max_inline_bytes: usize) {
     let instance = &row.instance;
     let time = |time: Option<Time>| time.map(HubTime);
     status.instance_id = Some(instance.id.clone());
     status.execution_id = instance.execution_id.clone().or(status.execution_id.take());
-    status.runtime_status = Some(runtime_status(instance.runtime_status));
-    status.settled = instance.runtime_status.is_terminal();
+    status.runtime_status = Some(row.status);
+    status.settled = is_terminal(row.status);
     status.created_time = time(instance.created_time);
     status.last_updated_time = time(instance.last_updated_time);
     status.completed_time = time(instance.completed_time.filter(|_| status.settled));
-    status.custom_status = instance.custom_status.as_deref().map(custom_status);
-    (status.output, status.output_ref, status.failure) = (None, None, None);
-    let text = match &row.output {
-        Some(Ok(text)) => text,
-        Some(Err(_)) | None => return,
-    };
-    match instance.runtime_status {
-        RuntimeStatus::Completed => match shown(text, MAX_INLINE_BYTES) {
-            Some(json) => status.output = Some(json),
-            None => status.output_ref = Some(reference(text)),
+    (status.custom_status, status.output, status.output_ref, status.failure) = (None, None, None, None);
+    let is_shown = wish.spec.output_policy == OutputPolicy::Inline;
+    if is_shown {
+        status.custom_status = instance.custom_status.as_deref().map(custom_status);
+    }
+    let text = row.output.as_ref().and_then(|output| output.as_deref().ok());
+    match row.status {
+        RuntimeStatus::Completed => match text.filter(|_| is_shown).map(|text| (text, shown(text, max_inline_bytes))) {
+            Some((_, Some(json))) => status.output = Some(json),
+            Some((text, None)) => status.output_ref = Some(reference(text)),
+            None => {}
         },
         RuntimeStatus::Failed | RuntimeStatus::Terminated | RuntimeStatus::Canceled => {
-            status.failure = Some(Failure { message: Some(cut(text, MAX_INLINE_BYTES).to_owned()), type_: None });
+            let message = text.filter(|_| is_shown).map(|text| cut(text, MAX_FAILURE_BYTES).to_owned());
+            let type_ = row.failure_type.as_deref().map(|name| cut(name, MAX_TYPE_BYTES).to_owned());
+            status.failure = (message.is_some() || type_.is_some()).then_some(Failure { message, type_ });
         }
         _ => {}
-    }
-}
-
-fn runtime_status(status: RuntimeStatus) -> v1alpha1::RuntimeStatus {
-    match status {
-        RuntimeStatus::Pending => v1alpha1::RuntimeStatus::Pending,
-        RuntimeStatus::Running => v1alpha1::RuntimeStatus::Running,
-        RuntimeStatus::Suspended => v1alpha1::RuntimeStatus::Suspended,
-        RuntimeStatus::Completed => v1alpha1::RuntimeStatus::Completed,
-        RuntimeStatus::Failed => v1alpha1::RuntimeStatus::Failed,
-        RuntimeStatus::Terminated => v1alpha1::RuntimeStatus::Terminated,
-        RuntimeStatus::Canceled => v1alpha1::RuntimeStatus::Canceled,
-        RuntimeStatus::ContinuedAsNew => v1alpha1::RuntimeStatus::ContinuedAsNew,
-        RuntimeStatus::Unknown => v1alpha1::RuntimeStatus::Unknown,
     }
 }
 

@@ -1,14 +1,24 @@
 //! The controller of Orchestrations: resolve, observe, decide, act, report.
 //!
 //! This file is the way through; each step has its own. Invariants: only
-//! `report` writes to the API server, only `act` to the hub.
+//! `report` and the finalizer write to the API server, only `act` to the hub;
+//! what is sent was recorded first.
 
 mod act;
 mod decide;
+mod deletion;
 mod describe;
 mod identity;
+mod notice;
+mod same_json;
+mod says;
+mod schedule;
+mod subject;
+mod teardown;
+mod wish;
 
-pub use identity::OWNER_COLUMN;
+pub use identity::{Identity, OWNER_COLUMN, Whose};
+pub use subject::hub_of;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,24 +28,31 @@ use durable_taskhub::Time;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource};
 
-use self::decide::{Decision, Facts, Hub, Refusal, Wish, decide};
-use self::describe::{MAX_ECHO_BYTES, Outcome, describe, notice};
-use self::identity::Identity;
-use super::events::Events;
+use self::act::control::{self, Resolved};
+use self::act::rewind::{self, Standing};
+use self::decide::{Decision, Facts, Hub, decide};
+use self::describe::{About, Change, Outcome, describe};
+use self::notice::notices;
+use self::subject::{Object, Subject};
+use self::wish::{Refusal, Wish, is_accepted};
+use super::events::{Events, Notice};
+use super::expiry::{self, Expiry, expiry};
 use super::failure::Failure;
 use super::runner::{Newest, Next, Reconciler};
 use super::status::{self, STALE_AGAIN_AFTER, Written};
-use crate::api::conditions::cut;
-use crate::api::v1alpha1::{Orchestration, OrchestrationSpec, OrchestrationStatus, RuntimeStatus, TaskHub};
-use crate::api::{Envelope, RECONCILE_REQUESTED_AT_ANNOTATION};
-use crate::crash_points::{self, at, scaled};
-use crate::hubs::{Dependent, HubKey, HubView, Hubs};
+use super::finalizer;
+use crate::api::Envelope;
+use crate::api::v1alpha1::{Action, Orchestration, OrchestrationStatus, RuntimeStatus, TaskHub};
+use crate::crash_points::{self, at};
+use crate::hubs::{Dependent, HubKey, HubView, Hubs, ReadyHub};
+use crate::metrics::OrchestrationMetrics;
 use crate::poller::{Poller, Seen, Subscription};
-
-type Object = Envelope<Orchestration>;
 
 /// An object whose hub is not known yet, since the operator has just started, is looked at again after this. It costs no request.
 const UNKNOWN_HUB_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Without a hub that says otherwise.
+const DEFAULT_INLINE_BYTES: usize = 8192;
 
 /// The controller's parts.
 pub struct Orchestrations {
@@ -49,6 +66,8 @@ pub struct Orchestrations {
     pub poller: Poller,
     /// All TaskHubs that are watched.
     pub task_hubs: Store<Envelope<TaskHub>>,
+    /// What is counted.
+    pub metrics: OrchestrationMetrics,
     followed: Mutex<HashMap<String, Followed>>,
 }
 
@@ -56,75 +75,52 @@ pub struct Orchestrations {
 #[derive(Debug, Clone)]
 struct Followed {
     hub: HubKey,
+    /// When its start message was last sent again.
     last_sent: Option<Time>,
+    /// When a terminate was last sent for its deletion.
+    last_told: Option<Time>,
 }
 
 impl Followed {
     fn of(hub: &HubKey) -> Followed {
-        Followed { hub: hub.clone(), last_sent: None }
+        Followed { hub: hub.clone(), last_sent: None, last_told: None }
     }
 }
 
-/// One object, read.
-struct Subject {
-    object: Arc<Object>,
-    status: OrchestrationStatus,
-    hub: Option<HubKey>,
-    wish: Result<Wish, Refusal>,
-    requested_at: Option<String>,
-}
-
-impl Subject {
-    fn read(object: Arc<Object>) -> Subject {
-        let spec = object.spec();
-        let namespace = object.namespace().to_owned();
-        let hub = spec.as_ref().ok().map(|spec| HubKey { namespace, name: spec.task_hub_ref.name.clone() });
-        let wish = match spec {
-            Ok(spec) => Subject::wish(&object, spec),
-            Err(error) => {
-                let message =
-                    format!("this version of the operator cannot read the spec: {error}. Change the object, or upgrade the operator");
-                Err(Refusal { reason: "InvalidSpec", message })
-            }
-        };
-        // Cut as it will be echoed: what is longer would otherwise never count as handled.
-        let requested_at = object.annotation(RECONCILE_REQUESTED_AT_ANNOTATION).map(|value| cut(value, MAX_ECHO_BYTES).to_owned());
-        Subject { status: object.status(), hub, wish, requested_at, object }
-    }
-
-    fn wish(object: &Object, spec: OrchestrationSpec) -> Result<Wish, Refusal> {
-        match Identity::new(object.namespace(), object.name(), object.uid(), spec.instance_id.as_deref()) {
-            Ok(identity) => Ok(Wish { identity, function_name: spec.function_name.unwrap_or_default(), input: spec.input }),
-            Err(why) => Err(Refusal { reason: "InvalidInstanceId", message: format!("spec.instanceId: {why}") }),
-        }
-    }
-
-    fn dependent(&self) -> Dependent {
-        Dependent { namespace: self.object.namespace().to_owned(), name: self.object.name().to_owned() }
-    }
-
-    fn asked(&self) -> bool {
-        self.requested_at.is_some() && self.requested_at != self.status.last_handled_reconcile_at
-    }
+/// What came of a step that may have found the object changed.
+enum Step {
+    /// It was carried out; the object is as new as its last write.
+    Done(Subject, Option<Outcome>),
+    /// The object has changed since it was read: nothing was written, and nothing was done after that.
+    Stale,
 }
 
 impl Orchestrations {
     /// The controller with nothing remembered.
-    pub fn new(client: Client, events: Events, hubs: Hubs, poller: Poller, task_hubs: Store<Envelope<TaskHub>>) -> Orchestrations {
-        Orchestrations { client, events, hubs, poller, task_hubs, followed: Mutex::default() }
+    pub fn new(
+        client: Client,
+        events: Events,
+        hubs: Hubs,
+        poller: Poller,
+        task_hubs: Store<Envelope<TaskHub>>,
+        metrics: OrchestrationMetrics,
+    ) -> Orchestrations {
+        Orchestrations { client, events, hubs, poller, task_hubs, metrics, followed: Mutex::default() }
     }
 
-    /// What is known of the object's hub and instance. No request.
-    fn observe<'a>(&self, subject: &'a Subject) -> (Facts<'a>, HubView) {
+    /// What is known of the object's hub and instance. No request, but for the labels of a namespace that a hub selects by.
+    async fn observe<'a>(&self, subject: &'a Subject) -> (Facts<'a>, HubView) {
         let uid = subject.object.uid();
-        let followed = self.followed().get(uid).cloned();
         let view = subject.hub.as_ref().map(|key| self.hubs.view(key)).unwrap_or_default();
         let hub = match (&view, &subject.hub) {
-            (HubView::Ready(hub), _) => Hub::Ready { workers_active: hub.workers_active },
+            (HubView::Ready(ready), Some(key)) => match self.permission(key, ready, subject).await {
+                Ok(()) => Hub::Ready { workers_active: ready.workers_active },
+                Err(refusal) => Hub::Refuses(refusal),
+            },
             (HubView::NotReady(why), _) => Hub::NotReady(why.clone()),
             (HubView::Absent, _) => Hub::NotFound,
             (HubView::Unknown, Some(key)) if self.is_absent(key) => Hub::NotFound,
-            (HubView::Unknown, _) => Hub::Unknown,
+            _ => Hub::Unknown,
         };
         let facts = Facts {
             status: &subject.status,
@@ -132,11 +128,18 @@ impl Orchestrations {
             hub,
             seen: subject.hub.as_ref().map_or(Seen::Nothing, |key| self.poller.seen(key, uid)),
             asked: subject.asked(),
-            deleted: subject.object.meta().deletion_timestamp.is_some(),
-            last_sent: followed.and_then(|followed| followed.last_sent),
+            has_finalizer: subject.object.has_finalizer(),
+            last_sent: self.followed().get(uid).and_then(|followed| followed.last_sent),
             now: Time::now(),
         };
         (facts, view)
+    }
+
+    /// Whether the hub lets the object use it.
+    async fn permission(&self, key: &HubKey, ready: &ReadyHub, subject: &Subject) -> Result<(), Refusal> {
+        let function = subject.wish.as_ref().ok().and_then(|wish| wish.spec.function_name.as_deref());
+        let answer = self.hubs.permission(key, ready, subject.object.namespace(), function).await;
+        answer.map_err(|why| Refusal { reason: why.reason, message: why.message })
     }
 
     /// True if all TaskHubs were listed and this one is not among them.
@@ -146,73 +149,189 @@ impl Orchestrations {
             && self.task_hubs.get(&reference).is_none()
     }
 
-    /// Carries out the decision; `None` if the object's status says all that there is to say.
-    async fn act(&self, subject: &Subject, decision: Decision, view: &HubView) -> Result<Option<Outcome>, Failure> {
+    /// Carries out the decision, and writes what came of it.
+    async fn act(
+        &self,
+        subject: Subject,
+        decision: Decision,
+        view: &HubView,
+        newest: &Newest<Orchestration>,
+    ) -> Result<Step, Failure> {
         let hub = || view.ready().ok_or_else(|| Failure::of("hub_not_ready"));
-        Ok(Some(match decision {
-            Decision::Wait | Decision::Follow => return Ok(None),
+        let wish = || subject.wish.as_ref().map_err(|_| Failure::of("spec_unreadable"));
+        let outcome = match decision {
+            Decision::Wait | Decision::Follow => return Ok(Step::Done(subject, None)),
+            Decision::AddFinalizer => return self.add_finalizer(subject, newest).await,
+            Decision::RemoveFinalizer => return self.remove_finalizer(subject, newest).await,
             Decision::Rest => Outcome::Unchanged,
             Decision::Hold(hold) => Outcome::Held(hold),
-            Decision::Start => match &subject.wish {
-                Ok(wish) => act::start(hub()?, wish).await?,
-                Err(_) => return Ok(None),
-            },
+            Decision::Start => act::start(&self.client, hub()?, subject.object.namespace(), wish()?).await?,
+            Decision::LookBeforeHold(hold) => act::look_before(hub()?, wish()?, hold).await?,
+            Decision::Adopt => act::adopt(hub()?, wish()?).await?,
             Decision::SendAgain(instance) => {
                 act::send_again(hub()?, &instance.id).await?;
                 if let Some(followed) = self.followed().get_mut(subject.object.uid()) {
                     followed.last_sent = Some(Time::now());
                 }
-                act::row(hub()?, instance).await?
+                Outcome::Row(act::row(hub()?, Some(wish()?), instance).await?, Change::Keep)
             }
-            Decision::Show(instance) => act::row(hub()?, instance).await?,
-            Decision::Replaced(instance) => Outcome::Replaced { owner: owner_of(&subject.wish, &instance) },
+            Decision::Issue(action, instance) => return self.issue(subject, action, instance, hub()?, newest).await,
+            Decision::Resolve { wanted, instance } => {
+                let Some(pending) = subject.status.pending.clone() else { return Ok(Step::Done(subject, None)) };
+                match control::resolve(hub()?, &pending, wanted, instance.clone()).await? {
+                    Resolved::Unsent(instance) if wanted => {
+                        return self.issue(subject, pending.action, instance, hub()?, newest).await;
+                    }
+                    Resolved::Unsent(instance) => Outcome::Row(act::row(hub()?, Some(wish()?), instance).await?, Change::Clear),
+                    Resolved::Done(instance) => Outcome::Row(act::row(hub()?, Some(wish()?), instance).await?, Change::Keep),
+                    Resolved::Waits => Outcome::Row(act::row(hub()?, Some(wish()?), instance).await?, Change::Keep),
+                }
+            }
+            Decision::Withdraw(instance) => {
+                let Some(pending) = subject.status.pending.clone() else { return Ok(Step::Done(subject, None)) };
+                control::withdraw(hub()?, wish()?, &pending, instance).await?
+            }
+            Decision::Rewind => return self.rewind(subject, hub()?, newest).await,
+            Decision::Show(instance) => Outcome::Row(act::row(hub()?, Some(wish()?), instance).await?, Change::Keep),
+            Decision::Replaced(instance) => Outcome::Replaced { owner: owner_of(wish()?, &instance) },
             Decision::Missing => Outcome::Missing,
-        }))
+        };
+        self.report(subject, outcome, newest).await
     }
 
-    /// Writes the status if it says something new, and tells a person what she would want to know. `None` if the object has
-    /// changed since it was read: then nothing was written.
-    async fn report(
+    /// Records the action, sends its message, records that. Rule 5 of product.md 3.4.
+    async fn issue(
         &self,
-        subject: &Subject,
-        outcome: &Outcome,
+        subject: Subject,
+        action: Action,
+        instance: Arc<durable_taskhub::Instance>,
+        hub: &ReadyHub,
         newest: &Newest<Orchestration>,
-    ) -> Result<Option<OrchestrationStatus>, Failure> {
-        let object = &subject.object;
-        let after = describe(&subject.status, outcome, object.generation(), subject.requested_at.as_deref(), Time::now());
+    ) -> Result<Step, Failure> {
+        let wish = subject.wish.clone().map_err(|_| Failure::of("spec_unreadable"))?;
+        let record = control::record(action, Time::now());
+        let outcome = Outcome::Row(act::row(hub, Some(&wish), instance.clone()).await?, Change::Set(record));
+        let Step::Done(subject, _) = self.report(subject, outcome, newest).await? else { return Ok(Step::Stale) };
+        crash_points::reached(at::ACTION_RECORDED);
+        let reason = self.reason_of(&subject, &wish, action);
+        let outcome = control::send(hub, &wish, action, reason.as_deref(), instance).await?;
+        let step = self.report(subject, outcome, newest).await?;
+        crash_points::reached(at::ACTION_SENT_WRITTEN);
+        Ok(step)
+    }
+
+    /// The reason that goes with the message.
+    fn reason_of(&self, subject: &Subject, wish: &Wish, action: Action) -> Option<String> {
+        use crate::api::v1alpha1::DesiredState;
+        let object = format!("Orchestration {}/{}", subject.object.namespace(), subject.object.name());
+        if action == Action::Terminate && wish.desired() != DesiredState::Terminated {
+            return Some(match subject.object.deleted_at() {
+                Some(_) => format!("{object} was deleted"),
+                None => format!("{object} did not end within spec.activeDeadlineSeconds"),
+            });
+        }
+        wish.spec.reason.clone()
+    }
+
+    /// Records the rewind, or goes on with one that was recorded.
+    async fn rewind(&self, subject: Subject, hub: &ReadyHub, newest: &Newest<Orchestration>) -> Result<Step, Failure> {
+        let wish = subject.wish.clone().map_err(|_| Failure::of("spec_unreadable"))?;
+        let recorded = decide::is_rewinding(&subject.status);
+        if let Standing::Over(result, message) = rewind::standing(hub, &wish, &subject.status, recorded).await? {
+            return self.report(subject, Outcome::Rewound(result, message), newest).await;
+        }
+        let subject = if recorded {
+            subject
+        } else {
+            let outcome = Outcome::Rewinding(control::record(Action::Rewind, Time::now()));
+            let Step::Done(subject, _) = self.report(subject, outcome, newest).await? else { return Ok(Step::Stale) };
+            crash_points::reached(at::REWIND_RECORDED);
+            subject
+        };
+        let outcome = rewind::rewind(hub, &wish, recorded).await?;
+        let step = self.report(subject, outcome, newest).await?;
+        crash_points::reached(at::REWOUND_WRITTEN);
+        Ok(step)
+    }
+
+    async fn add_finalizer(&self, subject: Subject, newest: &Newest<Orchestration>) -> Result<Step, Failure> {
+        let written = finalizer::add(&self.client, &subject.object).await?;
+        let step = read_back(written, newest);
+        crash_points::reached(at::FINALIZER_ADDED);
+        Ok(step)
+    }
+
+    async fn remove_finalizer(&self, subject: Subject, newest: &Newest<Orchestration>) -> Result<Step, Failure> {
+        Ok(read_back(finalizer::remove(&self.client, &subject.object).await?, newest))
+    }
+
+    /// Writes the status if it says something new, and tells a person what she would want to know.
+    async fn report(&self, subject: Subject, outcome: Outcome, newest: &Newest<Orchestration>) -> Result<Step, Failure> {
+        let max_inline_bytes = subject.hub.as_ref().and_then(|key| self.hubs.view(key).ready().map(|hub| hub.limits.max_inline_output_bytes));
+        let about = About {
+            wish: subject.wish.as_ref().ok(),
+            generation: subject.object.generation(),
+            requested_at: subject.requested_at.as_deref(),
+            max_inline_bytes: max_inline_bytes.unwrap_or(DEFAULT_INLINE_BYTES),
+            now: Time::now(),
+        };
+        let after = describe(&subject.status, &outcome, &about);
         if says_the_same(&subject.status, &after) {
-            return Ok(Some(subject.status.clone()));
+            return Ok(Step::Done(subject, Some(outcome)));
         }
-        match status::write(&self.client, object, &after).await? {
-            Written::New(copy) => newest.keep(*copy),
-            Written::Stale => return Ok(None),
-        }
+        let written = status::write(&self.client, &subject.object, &after).await?;
+        let Step::Done(new, _) = read_back(written, newest) else { return Ok(Step::Stale) };
         crash_points::reached(match after.runtime_status {
             _ if after.settled => at::SETTLED_WRITTEN,
             Some(RuntimeStatus::Running) => at::RUNNING_WRITTEN,
             _ => at::ACCEPTED_WRITTEN,
         });
-        if let Some(notice) = notice(&subject.status, &after) {
-            self.events.publish(object, notice).await;
+        for notice in notices(&subject.status, &after, about.wish) {
+            self.events.publish(&new.object, notice).await;
         }
-        Ok(Some(after))
+        if let Some(tool) = self.refuses_expiry(&new, about.now) {
+            self.events.publish(&new.object, tool).await;
+        }
+        Ok(Step::Done(new, Some(outcome)))
+    }
+
+    /// What is said, once, of an object that its tool would create again.
+    fn refuses_expiry(&self, subject: &Subject, now: Time) -> Option<Notice> {
+        match self.expiry(subject, now) {
+            Expiry::RefusedFor(tool) => Some(Notice {
+                is_warning: true,
+                reason: "TTLRefused",
+                action: "Delete",
+                note: format!("spec.ttlSecondsAfterFinished is not carried out: {tool} keeps this object, and would create and run it again"),
+            }),
+            Expiry::Never | Expiry::In(_) | Expiry::Now => None,
+        }
+    }
+
+    fn expiry(&self, subject: &Subject, now: Time) -> Expiry {
+        let ttl = subject.wish.as_ref().ok().and_then(|wish| wish.spec.ttl_seconds_after_finished);
+        expiry(&subject.object, ttl, subject.finished(), now)
     }
 
     /// Has the instance read as long as it is not settled, and its owner told of its hub.
-    fn follow(&self, subject: &Subject, status: &OrchestrationStatus, at_once: bool) {
+    fn follow(&self, subject: &Subject, sent_just_now: bool, at_once: bool) {
         let (uid, Some(hub)) = (subject.object.uid(), &subject.hub) else { return };
-        let wants_more = !status.settled || at_once;
-        if !wants_more {
+        let status = &subject.status;
+        let rewinds = subject.wish.as_ref().is_ok_and(|wish| {
+            status.runtime_status == Some(RuntimeStatus::Failed) && wish.asks_for_rewind(status) && !decide::is_hands_off(status)
+        });
+        if status.settled && !at_once && !rewinds {
             self.unfollow(uid, &subject.dependent());
             return;
         }
         self.followed().entry(uid.to_owned()).or_insert_with(|| Followed::of(hub));
         self.hubs.follow(hub, subject.dependent());
         // The ID is computed, not read back: whoever may write a status could point it at the instance of another.
-        if let (Ok(wish), Some(_)) = (&subject.wish, &status.execution_id) {
+        if let Ok(wish) = &subject.wish
+            && is_accepted(status)
+        {
             let instance_id = wish.identity.instance_id.as_str().to_owned();
             // A start that was sent just now has nothing to show yet; one that this process only heard of may have ended long ago.
-            let sent_just_now = subject.status.execution_id.is_none();
             let delay = self.hubs.view(hub).ready().filter(|_| sent_just_now).map_or(Duration::ZERO, |hub| hub.polling.min);
             let subscription = Subscription { uid: uid.to_owned(), owner: subject.dependent(), hub: hub.clone(), instance_id };
             self.poller.subscribe(subscription, delay);
@@ -224,10 +343,10 @@ impl Orchestrations {
 
     /// Something failed in the hub. Its TaskHub may know better why, and this object is told when that changes: it need not
     /// sit out its pause.
-    fn doubt_hub(&self, subject: &Subject) {
-        let Some(hub) = &subject.hub else { return };
-        self.followed().entry(subject.object.uid().to_owned()).or_insert_with(|| Followed::of(hub));
-        self.hubs.follow(hub, subject.dependent());
+    fn doubt_hub(&self, hub: Option<&HubKey>, uid: &str, dependent: Dependent) {
+        let Some(hub) = hub else { return };
+        self.followed().entry(uid.to_owned()).or_insert_with(|| Followed::of(hub));
+        self.hubs.follow(hub, dependent);
         self.hubs.doubt(hub);
     }
 
@@ -241,6 +360,46 @@ impl Orchestrations {
     fn followed(&self) -> std::sync::MutexGuard<'_, HashMap<String, Followed>> {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// What follows from what was done: what is read, and when the object is looked at again.
+    async fn after(&self, before: &Before, subject: &Subject, outcome: Option<&Outcome>) -> Result<Next, Failure> {
+        let now = Time::now();
+        self.follow(subject, !before.accepted && is_accepted(&subject.status), before.at_once);
+        match self.expiry(subject, now) {
+            Expiry::Now => {
+                expiry::delete(&self.client, &subject.object).await?;
+                return Ok(Next::Change);
+            }
+            Expiry::In(left) => return Ok(Next::After(left)),
+            Expiry::Never | Expiry::RefusedFor(_) => {}
+        }
+        let Some(outcome) = outcome else { return Ok(schedule::next(&subject.status, None, subject.wish.as_ref().ok(), now)) };
+        if matches!(outcome, Outcome::Rewound(..)) {
+            // The finalizer has no reason any more.
+            return Ok(Next::After(Duration::ZERO));
+        }
+        // An action came to its end: the next one may be due. If the row has changed since it was seen, that is decided on the newer one.
+        if let Outcome::Row(row, _) = outcome
+            && before.was_pending
+            && subject.status.pending.is_none()
+            && !subject.status.settled
+            && let Some(hub) = &subject.hub
+        {
+            let seen = self.poller.seen(hub, subject.object.uid());
+            if matches!(&seen, Seen::Row(seen) if seen.etag == row.instance.etag) {
+                return Ok(Next::After(Duration::ZERO));
+            }
+            self.poller.hurry(hub, subject.object.uid());
+        }
+        Ok(schedule::next(&subject.status, Some(outcome), subject.wish.as_ref().ok(), now))
+    }
+}
+
+/// What is to be known of an object after it was acted upon.
+struct Before {
+    accepted: bool,
+    was_pending: bool,
+    at_once: bool,
 }
 
 impl Reconciler for Orchestrations {
@@ -250,29 +409,35 @@ impl Reconciler for Orchestrations {
 
     async fn reconcile(&self, object: Arc<Object>, newest: &Newest<Orchestration>) -> Result<Next, Failure> {
         let subject = Subject::read(object);
-        let (facts, view) = self.observe(&subject);
+        if let Some(deleted_at) = subject.object.deleted_at() {
+            return self.delete(subject, deleted_at, newest).await;
+        }
+        let (facts, view) = self.observe(&subject).await;
         let decision = decide(&facts);
         let asked = facts.asked;
-        let at_once = asked && matches!(decision, Decision::Follow);
-        let hub_unknown = facts.hub == Hub::Unknown && matches!(decision, Decision::Wait);
-        let acted = self.act(&subject, decision, &view).await;
-        if acted.is_err() {
-            self.doubt_hub(&subject);
-        }
-        let status = match acted? {
-            Some(outcome) => match self.report(&subject, &outcome, newest).await? {
-                Some(status) => status,
-                None => return Ok(Next::After(STALE_AGAIN_AFTER)),
-            },
-            None => subject.status.clone(),
+        let before = Before {
+            accepted: is_accepted(&subject.status),
+            was_pending: subject.status.pending.is_some(),
+            at_once: asked && matches!(decision, Decision::Follow),
         };
-        self.follow(&subject, &status, at_once);
-        if let Some(hub) = subject.hub.as_ref().filter(|_| asked && !status.settled) {
+        let hub_unknown = facts.hub == Hub::Unknown && matches!(decision, Decision::Wait);
+        let changes_finalizer = matches!(decision, Decision::AddFinalizer | Decision::RemoveFinalizer);
+        let (hub, uid, dependent) = (subject.hub.clone(), subject.object.uid().to_owned(), subject.dependent());
+        let acted = self.act(subject, decision, &view, newest).await;
+        if acted.is_err() {
+            self.doubt_hub(hub.as_ref(), &uid, dependent);
+        }
+        let Step::Done(subject, outcome) = acted? else { return Ok(Next::After(STALE_AGAIN_AFTER)) };
+        if changes_finalizer {
+            return Ok(Next::After(Duration::ZERO));
+        }
+        let next = self.after(&before, &subject, outcome.as_ref()).await?;
+        if let Some(hub) = subject.hub.as_ref().filter(|_| asked && !subject.status.settled) {
             // Who asks does not want to wait for the next read of its pace.
             self.poller.hurry(hub, subject.object.uid());
         }
         // Nobody tells of a TaskHub that turns out not to exist when all are listed.
-        Ok(if hub_unknown { Next::After(UNKNOWN_HUB_AGAIN_AFTER) } else { next(&status, Time::now()) })
+        Ok(if hub_unknown { Next::After(UNKNOWN_HUB_AGAIN_AFTER) } else { next })
     }
 
     fn forget(&self, object: &ObjectRef<Object>, uid: &str) {
@@ -281,23 +446,18 @@ impl Reconciler for Orchestrations {
     }
 }
 
-/// When time alone changes something: a start that waits is first reported, later sent again.
-fn next(status: &OrchestrationStatus, now: Time) -> Next {
-    let waits = status.runtime_status == Some(RuntimeStatus::Pending) && !status.settled;
-    if !waits {
-        return Next::Change;
+/// The copy that a write gave back.
+fn read_back(written: Written<Orchestration>, newest: &Newest<Orchestration>) -> Step {
+    match written {
+        Written::New(copy) => Step::Done(Subject::read(newest.keep(*copy)), None),
+        Written::Stale => Step::Stale,
     }
-    let waited = status.created_time.as_ref().map_or(Duration::ZERO, |created| now.since(created.0));
-    let steps = [scaled(decide::START_EXPECTED_AFTER), scaled(decide::SEND_AGAIN_AFTER)];
-    let until = steps.into_iter().find(|step| *step > waited).map_or(scaled(decide::SEND_AGAIN_AFTER), |step| step - waited);
-    // A moment later than the step, so that it has been reached.
-    Next::After(until + Duration::from_millis(50))
 }
 
-fn owner_of(wish: &Result<Wish, Refusal>, instance: &durable_taskhub::Instance) -> Option<String> {
-    match wish.as_ref().ok()?.identity.whose(instance) {
-        identity::Whose::OfObject(owner) => Some(owner),
-        identity::Whose::Ours | identity::Whose::Foreign => None,
+fn owner_of(wish: &Wish, instance: &durable_taskhub::Instance) -> Option<String> {
+    match wish.identity.whose(instance) {
+        Whose::OfObject(owner) => Some(owner),
+        Whose::Ours | Whose::Foreign => None,
     }
 }
 
