@@ -25,11 +25,11 @@ async fn ended(hub: &TaskHub, id: &str) -> End {
 async fn by_all_events(hub: &TaskHub, id: &str) -> Option<Option<RuntimeStatus>> {
     let page = hub.history(id, &HistoryOptions::default(), None).await.unwrap();
     assert!(page.next.is_none());
-    let ends = page.events.iter().filter_map(|event| match &event.event.kind {
+    let mut ends = page.events.iter().filter_map(|event| match &event.event.kind {
         EventKind::ExecutionCompleted { status, .. } => Some(RuntimeStatus::from_name(status.as_str())),
         _ => None,
     });
-    page.execution_id.map(|_| ends.last())
+    page.execution_id.map(|_| ends.next_back())
 }
 
 #[tokio::test]
