@@ -2,7 +2,8 @@
 //!
 //! Owns the rules of the core: the row is read before anything is sent, nothing
 //! is sent to an instance that has not started (the engine would drop it, or
-//! undo it by the start: engine-experiments.md 5.3 to 5.7d), `ExecutionId` is
+//! undo it by the start: engine-experiments.md 5.3 to 5.7d) unless the caller
+//! asks for just that, `ExecutionId` is
 //! null (5.9 to 5.12), and control messages sort after any start of the same
 //! second (task-hub.md 7.6). Knows no operation by name.
 
@@ -62,19 +63,56 @@ impl SentControl {
         self.queue.delete(&self.sent.id, &self.sent.pop_receipt).await
     }
 
-    /// ID of the message and the receipt with which it can be withdrawn, to be kept over a crash.
+    /// ID of the message and the receipt with which it can be withdrawn, to be kept over a crash: [`TaskHub::withdraw`].
     pub fn receipt(&self) -> (&str, &str) {
         (&self.sent.id, &self.sent.pop_receipt)
     }
+
+    /// The name of the control queue that it was put into.
+    pub fn queue_name(&self) -> &str {
+        self.queue.name()
+    }
 }
 
-/// An instance that has started and has not ended: control messages reach it.
+impl TaskHub {
+    /// Takes back a message to the instance by what was kept of its [`SentControl::receipt`], as after a restart. True: it is
+    /// withdrawn, and will have no effect. False: a worker has taken it, or it was withdrawn before. One request.
+    ///
+    /// If the answer to a first try was lost, the second one finds nothing and says false: an effect that was waited for in
+    /// vain may have been withdrawn.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the queue service does not answer as needed, or if this cannot be the ID of a message.
+    pub async fn withdraw(&self, instance_id: &str, message_id: &str, pop_receipt: &str) -> Result<bool, StorageError> {
+        self.control_queue_of(instance_id).delete(message_id, pop_receipt).await
+    }
+
+    /// How many messages are in the instance's control queue, those that workers have taken and not yet deleted included; also
+    /// those of all other instances of the partition. One request.
+    ///
+    /// By the service's documentation the number can be too high and is never too low, so 0 proves that nothing is queued or
+    /// being processed.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the queue service does not answer as needed, or the queue is gone.
+    pub async fn control_backlog(&self, instance_id: &str) -> Result<u64, StorageError> {
+        self.control_queue_of(instance_id).approximate_count().await
+    }
+}
+
+/// An instance that has not ended, and has started unless the caller wants it otherwise: control messages reach it.
 #[derive(Debug)]
 pub(crate) struct Reachable(Instance);
 
 impl Reachable {
     /// Reads the row and checks it. One request.
     pub(crate) async fn find(hub: &TaskHub, instance_id: &str) -> Result<Reachable, ControlError> {
+        let instance = Reachable::find_unstarted(hub, instance_id).await?;
+        instance.started()
+    }
+
+    /// As [`Reachable::find`], also if it has not started: the message may be lost.
+    pub(crate) async fn find_unstarted(hub: &TaskHub, instance_id: &str) -> Result<Reachable, ControlError> {
         Reachable::check(hub.get_without_input(instance_id, &[]).await?)
     }
 
@@ -83,10 +121,11 @@ impl Reachable {
         if instance.runtime_status.is_terminal() {
             return Err(ControlError::Finished(instance.runtime_status));
         }
-        if !instance.has_started {
-            return Err(ControlError::NotStarted);
-        }
         Ok(Reachable(instance))
+    }
+
+    fn started(self) -> Result<Reachable, ControlError> {
+        if self.0.has_started { Ok(self) } else { Err(ControlError::NotStarted) }
     }
 
     pub(crate) fn is_suspended(&self) -> bool {
@@ -118,7 +157,7 @@ mod tests {
 
     fn checked(change: impl FnOnce(Entity) -> Entity) -> Result<Reachable, ControlError> {
         let row = Entity::new("i", "").with("RuntimeStatus", "Running").with("CustomStatus", "null");
-        Reachable::check(Some(Instance::from_row(change(row), "")))
+        Reachable::check(Some(Instance::from_row(change(row), "")))?.started()
     }
 
     #[test]

@@ -241,7 +241,7 @@ fn current(mut rows: Vec<Entity>, known: Option<String>) -> (Vec<Entity>, Vec<En
 }
 
 /// Takes the companion columns off a row, and the empty texts that stand for the large values; by column, the blob's name.
-fn take_references(row: &mut Entity) -> Vec<(String, String)> {
+pub(crate) fn take_references(row: &mut Entity) -> Vec<(String, String)> {
     let columns: Vec<String> = row.columns.keys().filter_map(|name| name.strip_suffix(BLOB_NAME).map(str::to_owned)).collect();
     let mut references = Vec::new();
     for column in columns {

@@ -62,7 +62,7 @@
 //! | A terminate of a scheduled start does not stop it (5.1) | refused likewise; a purge cancels it (4.13) |
 //! | A terminate without a row returns every five minutes and ends the next run of that ID (3.5, 5.17) | the row is read before and after; the message is withdrawn |
 //! | An event without a sender stalls its instance (3.1) | always written in full |
-//! | A terminated parent leaves its children running (5.20) | [`TaskHub::terminate_tree`] |
+//! | A terminated parent leaves its children running (5.20) | [`TaskHub::terminate_tree`], [`TaskHub::terminate_children`] |
 //! | A reason that reads as a URI breaks .NET's status and list (5.18) | it gets a trailing blank |
 //! | A half-done rewind blocks .NET for ever (7.2); some rewinds ruin the instance (7.10, 7.11) | rewinds are resumable; what cannot work is refused ([`rewind`]) |
 //! | A purge of `o-1` deletes large values of `o-10` (8.1); purged while at work, instances come back (8.5); a filter without final statuses deletes running ones (8.6) | exact prefixes, history decides, such filters are refused ([`purge`]) |
@@ -78,8 +78,12 @@
 //! | [`TaskHub::fetch`] of a large value | 1 |
 //! | [`TaskHub::list`], [`TaskHub::counts`] | 1 per page |
 //! | [`TaskHub::history`] | 2 for the first page, 1 per further page, 1 per large value |
-//! | [`TaskHub::raise_event`], [`TaskHub::suspend`], [`TaskHub::resume`] | 2 |
+//! | [`TaskHub::end_of`] | 1; failure details in a blob one more |
+//! | [`TaskHub::raise_event`], [`TaskHub::raise_event_unstarted`], [`TaskHub::suspend`], [`TaskHub::resume`] | 2 |
+//! | [`TaskHub::withdraw`], [`TaskHub::control_backlog`], [`TaskHub::set_column`] | 1 |
 //! | [`TaskHub::terminate`] | 3 |
+//! | [`TaskHub::terminate_tree`], [`TaskHub::terminate_children`] | 2 or more for an instance's history, and 3 unless it has ended |
+//! | [`TaskHub::cancel_start`] | 4 |
 //! | [`TaskHub::restart`] | 3; 5 with the same ID |
 //! | [`TaskHub::purge`], [`TaskHub::purge_page`] | the formula in [`purge`] |
 //! | [`TaskHub::rewind`] | see [`rewind`] |
@@ -200,8 +204,10 @@
 //! [`Options::observer`]: storage::Options::observer
 
 pub mod artifacts;
+pub mod column;
 pub mod control;
 pub mod counts;
+pub mod end;
 pub mod entity;
 pub mod event;
 pub mod history;

@@ -5,6 +5,9 @@
 //! the engine does, and refused where the engine would put the message back for
 //! ever or stall on it. Knows no queue and no blob.
 
+use std::fmt;
+use std::str::FromStr;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
@@ -22,11 +25,46 @@ pub const MAX_TEXT_BYTES: usize = 65_536;
 /// The longest JSON of a message that comes from a blob, in bytes.
 pub const MAX_BLOB_BYTES: usize = 64 * 1024 * 1024;
 
+/// The ID of one message: a GUID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ActivityId(Uuid);
+
+impl ActivityId {
+    /// All zeros, as wrappers have it.
+    pub const NIL: ActivityId = ActivityId(Uuid::nil());
+
+    /// A new one.
+    pub fn random() -> ActivityId {
+        ActivityId(Uuid::new_v4())
+    }
+
+    /// 32 hexadecimal digits without hyphens, as in names of blobs.
+    pub fn simple(self) -> String {
+        self.0.simple().to_string()
+    }
+}
+
+/// With hyphens and in lower case, as in messages.
+impl fmt::Display for ActivityId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for ActivityId {
+    type Err = MessageError;
+
+    /// Reads a GUID in any of its forms.
+    fn from_str(text: &str) -> Result<ActivityId, MessageError> {
+        Uuid::parse_str(text).map(ActivityId).map_err(|_| MessageError::ActivityId)
+    }
+}
+
 /// One message to an instance, or about one to the work-item queue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
     /// Random per message; part of the name of a large message's blob.
-    pub activity_id: Uuid,
+    pub activity_id: ActivityId,
     /// What it says.
     pub event: Event,
     /// The target instance, raw.
@@ -104,7 +142,7 @@ impl Message {
     /// A message as a client sends it: random activity ID, empty sender.
     pub fn new(instance_id: &str, execution_id: Option<&str>, event: Event, sequence_number: i64) -> Message {
         Message {
-            activity_id: Uuid::new_v4(),
+            activity_id: ActivityId::random(),
             event,
             instance_id: instance_id.to_owned(),
             execution_id: execution_id.map(str::to_owned),
@@ -142,7 +180,7 @@ impl Message {
         task.insert("OrchestrationExecutionContext".into(), context);
 
         let mut data = typed("DurableTask.AzureStorage.MessageData");
-        data.insert("ActivityId".into(), self.activity_id.hyphenated().to_string().into());
+        data.insert("ActivityId".into(), self.activity_id.to_string().into());
         data.insert("TaskMessage".into(), Value::Object(task));
         data.insert("CompressedBlobName".into(), Value::Null);
         data.insert("SequenceNumber".into(), self.sequence_number.into());
@@ -197,7 +235,7 @@ impl Message {
     /// The JSON of the wrapper that stands in the queue for a message in the blob `blob_name` (task-hub.md 3.7).
     pub fn wrapper_json(blob_name: &str) -> String {
         let mut data = typed("DurableTask.AzureStorage.MessageData");
-        data.insert("ActivityId".into(), Uuid::nil().hyphenated().to_string().into());
+        data.insert("ActivityId".into(), ActivityId::NIL.to_string().into());
         data.insert("TaskMessage".into(), Value::Null);
         data.insert("CompressedBlobName".into(), blob_name.into());
         data.insert("SequenceNumber".into(), 0.into());
@@ -211,9 +249,9 @@ impl Message {
         let value: Value = serde_json::from_slice(json).map_err(|_| MessageError::NotJson)?;
         let data = Members::of(&value, "MessageData").map_err(|_| MessageError::NotJson)?;
         let activity_id = match data.text("ActivityId")? {
-            Some(text) => Uuid::parse_str(&text).map_err(|_| MessageError::ActivityId)?,
+            Some(text) => text.parse()?,
             None if data.has("ActivityId") => return Err(MessageError::ActivityId),
-            None => Uuid::nil(),
+            None => ActivityId::NIL,
         };
         if let Some(blob_name) = data.text("CompressedBlobName")?.filter(|name| !name.is_empty()) {
             return Ok(Decoded::Wrapper { blob_name });

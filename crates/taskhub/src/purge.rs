@@ -43,6 +43,7 @@
 //! ```
 
 mod blobs;
+mod cancel;
 mod verdict;
 
 use std::collections::HashSet;
@@ -245,33 +246,6 @@ impl TaskHub {
             purged.add(self.remove(target).await?);
         }
         Ok(purged)
-    }
-
-    /// Cancels a start that no worker has taken up, such as one that is scheduled for later: removes the row, without which the engine drops
-    /// the message when it is due. A terminate does not do that: the instance would run all the same (engine-experiments.md 4.13, 5.1).
-    ///
-    /// Three requests. The large value of the start message, if it has one, stays in its blob until the hub is deleted.
-    ///
-    /// # Errors
-    /// [`PurgeError::NotTerminal`] if it has started, [`PurgeError::Changed`] if it does so meanwhile, [`PurgeError::NotFound`].
-    pub async fn cancel_start(&self, instance_id: &str) -> Result<(), PurgeError> {
-        let id = || instance_id.to_owned();
-        let key = escape_key(instance_id);
-        let columns: Vec<&str> = ROW_COLUMNS.into_iter().chain(["CompletedTime"]).collect();
-        let row = self.instances().get(&key, "", &columns).await?.map(|row| self.instance(row));
-        let row = row.ok_or_else(|| PurgeError::NotFound { instance_id: id() })?;
-        let history = self.history_rows(instance_id, &HISTORY_COLUMNS, MAX_ROWS).await?;
-        // The first checkpoint writes the history before the row. What an earlier run of the ID left is of another execution.
-        let is_own = |history: &Rows| history.execution_id().is_some() && history.execution_id() == row.execution_id.as_deref();
-        if row.has_started || history.is_none_or(|history| is_own(&history)) {
-            return Err(PurgeError::NotTerminal { instance_id: id(), status: row.runtime_status });
-        }
-        let version = row.etag.map_or(Condition::Any, Condition::Match);
-        match self.instances().delete(&key, "", version).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_precondition_failed() => Err(PurgeError::Changed { instance_id: id() }),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Purges one page of the instances that a filter finds. Go on with [`PurgePage::continuation`] until there is none.

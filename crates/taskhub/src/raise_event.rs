@@ -14,14 +14,31 @@ impl TaskHub {
     /// # Errors
     /// [`ControlError`]; after [`ControlError::Storage`] the event may have been raised.
     pub async fn raise_event(&self, instance_id: &str, name: &str, payload: Option<&str>) -> Result<SentControl, ControlError> {
-        if name.is_empty() {
-            return Err(ControlError::NoEventName);
-        }
-        if let Some(payload) = payload {
-            serde_json::from_str::<serde::de::IgnoredAny>(payload).map_err(|error| ControlError::InvalidPayload(error.to_string()))?;
-        }
+        let event = event(name, payload)?;
         let instance = Reachable::find(self, instance_id).await?;
-        let event = EventKind::EventRaised { name: Some(name.to_owned()), input: payload.map(str::to_owned), parent_trace_context: None };
         Ok(instance.send(self, event).await?)
     }
+
+    /// As [`TaskHub::raise_event`], also if the instance has not started yet, for those who take a lost event for the lesser evil.
+    ///
+    /// It arrives if a worker receives it together with the start (engine-experiments.md 5.7). Otherwise, and always with a
+    /// start that is scheduled for later (5.4), the engine drops it, and nothing tells.
+    ///
+    /// # Errors
+    /// [`ControlError`], but never [`ControlError::NotStarted`]. After [`ControlError::Storage`] the event may have been raised.
+    pub async fn raise_event_unstarted(&self, instance_id: &str, name: &str, payload: Option<&str>) -> Result<SentControl, ControlError> {
+        let event = event(name, payload)?;
+        let instance = Reachable::find_unstarted(self, instance_id).await?;
+        Ok(instance.send(self, event).await?)
+    }
+}
+
+fn event(name: &str, payload: Option<&str>) -> Result<EventKind, ControlError> {
+    if name.is_empty() {
+        return Err(ControlError::NoEventName);
+    }
+    if let Some(payload) = payload {
+        serde_json::from_str::<serde::de::IgnoredAny>(payload).map_err(|error| ControlError::InvalidPayload(error.to_string()))?;
+    }
+    Ok(EventKind::EventRaised { name: Some(name.to_owned()), input: payload.map(str::to_owned), parent_trace_context: None })
 }

@@ -61,8 +61,8 @@ pub struct FailureDetails {
     pub inner_failure: Option<Box<FailureDetails>>,
     /// Whether a retry makes no sense.
     pub is_non_retriable: bool,
-    /// Further properties, as they came.
-    pub properties: Option<Map<String, Value>>,
+    /// Further properties: the JSON text of an object. What is no object is not written.
+    pub properties: Option<String>,
 }
 
 /// The status of an execution (task-hub.md 4.3): a name in tables, a number in messages.
@@ -208,7 +208,7 @@ impl FailureDetails {
         members.insert("StackTrace".into(), text(&self.stack_trace));
         members.insert("InnerFailure".into(), self.inner_failure.as_ref().map_or(Value::Null, |inner| inner.to_json(typed)));
         members.insert("IsNonRetriable".into(), self.is_non_retriable.into());
-        members.insert("Properties".into(), self.properties.clone().map_or(Value::Null, Value::Object));
+        members.insert("Properties".into(), self.properties_to_json());
         Value::Object(members)
     }
 
@@ -220,8 +220,13 @@ impl FailureDetails {
             stack_trace: members.text("StackTrace")?,
             inner_failure: members.get("InnerFailure").map(FailureDetails::from_json).transpose()?.map(Box::new),
             is_non_retriable: members.boolean("IsNonRetriable")?.unwrap_or(false),
-            properties: members.get("Properties").and_then(Value::as_object).cloned(),
+            properties: members.get("Properties").filter(|value| value.is_object()).map(Value::to_string),
         })
+    }
+
+    fn properties_to_json(&self) -> Value {
+        let value = self.properties.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        value.filter(Value::is_object).unwrap_or_default()
     }
 }
 

@@ -221,7 +221,7 @@ async fn a_start_that_nobody_took_up_is_cancelled_by_its_row_alone() {
     world.instance("started", "Pending", 3).await;
     let (proxy, hub) = world.proxied().await;
     hub.cancel_start("scheduled").await.unwrap();
-    assert_eq!(counted(&proxy.requests()), "1 DELETE Table, 2 GET Table");
+    assert_eq!(counted(&proxy.requests()), "1 DELETE Table, 3 GET Table");
     assert!(world.hub.get("scheduled").await.unwrap().is_none());
     assert!(matches!(hub.cancel_start("started").await, Err(PurgeError::NotTerminal { .. })));
     assert!(matches!(hub.cancel_start("scheduled").await, Err(PurgeError::NotFound { .. })));
@@ -233,6 +233,33 @@ async fn a_start_that_nobody_took_up_is_cancelled_by_its_row_alone() {
     assert_eq!((purged.blobs, purged.blobs_left), (1, 1));
     let kept = ["scheduled", "terminated"].map(|id| format!("{id}/message-1-ExecutionStarted.json.gz"));
     assert_eq!(world.blobs().await, kept);
+}
+
+/// A worker takes the start up between our look and our deletion of the row: its history is there before its row.
+#[tokio::test]
+async fn a_start_that_is_taken_up_meanwhile_is_told() {
+    let world = World::new().await;
+    let row = Entity::new("taken", "").with("RuntimeStatus", "Pending").with("ExecutionId", "E").with("Name", "Echo");
+    world.table("Instances").insert(&row).await.unwrap();
+    let (proxy, hub) = world.proxied().await;
+    proxy.rule(|request| if request.method == "DELETE" { Fault::Delay(Duration::from_millis(1000)) } else { Fault::Pass });
+    let begin = async {
+        while proxy.requests().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // Of a first checkpoint in two transactions, whose sentinel is still to come.
+        let first = Entity::new("taken", "0000000000000000").with("EventType", "OrchestratorStarted").with("ExecutionId", "E");
+        world.table("History").insert(&first).await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(hub.cancel_start("taken"), begin);
+    assert!(matches!(outcome, Err(PurgeError::NotTerminal { status: RuntimeStatus::Running, .. })), "{outcome:?}");
+
+    // What an earlier run of the ID left does not count.
+    let row = Entity::new("again", "").with("RuntimeStatus", "Pending").with("ExecutionId", "F").with("Name", "Echo");
+    world.instance("again", "Completed", 4).await;
+    world.table("Instances").replace(&row, Condition::Any).await.unwrap();
+    world.hub.cancel_start("again").await.unwrap();
+    assert!(world.hub.get("again").await.unwrap().is_none());
 }
 
 /// Somebody starts the ID anew between our look and our deletion of the row.

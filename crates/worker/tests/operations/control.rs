@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use durable_bed::proxy::{Fault, Service};
-use durable_taskhub::RuntimeStatus;
 use durable_taskhub::control::ControlError;
 use durable_taskhub::event::EventKind;
+use durable_taskhub::start::StartRequest;
 use durable_taskhub::storage::Condition;
 use durable_taskhub::terminate::Terminating;
+use durable_taskhub::{RuntimeStatus, Time};
 
-use crate::served::{Proxied, Served};
+use crate::served::{Proxied, Served, request};
 use crate::support::PATIENCE;
 
 async fn every_control(through: &Proxied, id: &str) -> [ControlError; 4] {
@@ -178,6 +179,65 @@ async fn a_message_is_withdrawn_until_a_worker_takes_it() {
     assert_eq!(served.hub.wait_for("approval-1", &["Completed"], PATIENCE).await.text("Output"), Some("2"));
     served.hub.wait_until_empty().await;
     assert!(!taken.withdraw().await.unwrap() && !withdrawn.withdraw().await.unwrap());
+    worker.stop().await;
+}
+
+/// Rule 5, over a restart: what was kept of the receipt is enough. The backlog counts what a worker has taken, too.
+#[tokio::test]
+async fn a_message_is_withdrawn_by_what_was_kept_of_it() {
+    let served = Served::new("kept").await;
+    served.start("approval-1", "Approval", None).await;
+    let worker = served.hub.worker();
+    served.hub.wait_for("approval-1", &["Running"], PATIENCE).await;
+    served.hub.wait_until_empty().await;
+    worker.stop().await;
+    let sent = served.client.raise_event("approval-1", "Approval", Some("1")).await.unwrap();
+    assert_eq!(sent.queue_name(), served.hub.queue_of("approval-1").name());
+    let (id, receipt) = sent.receipt();
+    let (id, receipt) = (id.to_owned(), receipt.to_owned());
+    drop(sent);
+
+    let through = served.proxied().await;
+    assert_eq!((through.client.control_backlog("approval-1").await.unwrap(), through.requests()), (1, 1));
+    assert!(through.client.withdraw("approval-1", &id, &receipt).await.unwrap());
+    assert_eq!(through.requests(), 1);
+    assert_eq!(through.client.control_backlog("approval-1").await.unwrap(), 0);
+    assert!(!through.client.withdraw("approval-1", &id, &receipt).await.unwrap());
+    let error = through.client.withdraw("approval-1", "../secret", &receipt).await.unwrap_err();
+    assert_eq!(error.kind(), durable_taskhub::storage::StorageErrorKind::InvalidInput);
+
+    let sent = served.client.raise_event("approval-1", "Approval", Some("2")).await.unwrap();
+    assert_eq!(served.hub.queue_of("approval-1").receive(1, Duration::from_secs(1)).await.unwrap().len(), 1);
+    assert_eq!(served.client.control_backlog("approval-1").await.unwrap(), 1, "hidden, and not done");
+    let (id, receipt) = sent.receipt();
+    assert!(!served.client.withdraw("approval-1", id, receipt).await.unwrap(), "taken");
+    let worker = served.hub.worker();
+    assert_eq!(served.hub.wait_for("approval-1", &["Completed"], PATIENCE).await.text("Output"), Some("2"));
+    worker.stop().await;
+}
+
+/// 5.4, 5.7: together with the start it arrives; after a worker has put the start back until its time, it is dropped.
+#[tokio::test]
+async fn an_event_before_the_start_may_arrive() {
+    let served = Served::new("early").await;
+    let through = served.proxied().await;
+    assert!(matches!(through.client.raise_event_unstarted("missing", "Approval", None).await, Err(ControlError::NotFound)));
+    assert!(through.has_only_read());
+    served.start("together", "Approval", None).await;
+    through.client.raise_event_unstarted("together", "Approval", Some("1")).await.unwrap();
+    assert_eq!(through.requests(), 2);
+    assert_eq!(served.waiting_messages().await, 2);
+    let worker = served.hub.worker();
+    assert_eq!(served.hub.wait_for("together", &["Completed"], PATIENCE).await.text("Output"), Some("1"));
+    assert!(matches!(served.client.raise_event_unstarted("together", "Approval", None).await, Err(ControlError::Finished(_))));
+
+    let due = Some(Time::now().saturating_add(Duration::from_secs(3)));
+    let start = StartRequest { scheduled_start_time: due, ..request("scheduled", "Approval", None) };
+    served.client.start(start).await.unwrap();
+    served.client.raise_event_unstarted("scheduled", "Approval", Some("1")).await.unwrap();
+    served.hub.wait_for("scheduled", &["Running"], PATIENCE).await;
+    served.hub.wait_until_empty().await;
+    assert!(!served.history("scheduled").await.iter().any(|kind| kind == "EventRaised"));
     worker.stop().await;
 }
 

@@ -3,6 +3,7 @@
 
 mod control;
 mod rewind;
+mod rewind_killed;
 mod served;
 mod start;
 #[path = "../conformance/support.rs"]

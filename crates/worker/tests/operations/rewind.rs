@@ -10,6 +10,12 @@ use crate::served::Served;
 use crate::support::PATIENCE;
 
 impl Served {
+    /// Fails, and would succeed from now on.
+    pub async fn fails_then_heals(&self, id: &str, function: &str) {
+        self.failed(id, function).await;
+        self.heal(id);
+    }
+
     async fn failed(&self, id: &str, function: &str) {
         self.start(id, function, None).await;
         self.hub.wait_for(id, &["Failed"], PATIENCE).await;
@@ -21,7 +27,7 @@ impl Served {
         std::fs::write(self.hub.folder.join(id), "").unwrap();
     }
 
-    async fn completed(&self, id: &str, middle: &str) {
+    pub async fn completed(&self, id: &str, middle: &str) {
         self.hub.wait_for(id, &["Completed"], PATIENCE).await;
         let output = self.output(id).await;
         assert!(output.contains(middle) && !output.contains("Failed"), "{output}");
