@@ -27,7 +27,7 @@ use crate::api::v1alpha1::{ConnectionStatus, TaskHub, TaskHubSpec};
 use crate::api::{Envelope, RECONCILE_REQUESTED_AT_ANNOTATION};
 use crate::config::AllowedEndpoints;
 use crate::connection::{NotReady, Resolved, resolve};
-use crate::hubs::{HubKey, HubView, Hubs, PollingLimits, ReadyHub, Secrets};
+use crate::hubs::{Access, HubKey, HubView, Hubs, PayloadLimits, PollingLimits, ReadyHub, Secrets};
 use crate::metrics::StorageMetrics;
 
 type Object = Envelope<TaskHub>;
@@ -109,7 +109,19 @@ impl TaskHubs {
             connection: ConnectionStatus { method: resolved.method.to_owned(), credential_version: resolved.credential_version },
             served_partitions,
         };
-        Ok(Some((connected, ReadyHub { client, workers_active: served_partitions > 0, polling })))
+        let size = |bytes: i32| usize::try_from(bytes).unwrap_or_default();
+        let ready = ReadyHub {
+            client,
+            workers_active: served_partitions > 0,
+            polling,
+            access: Access::new(object.namespace(), object.name(), &spec),
+            limits: PayloadLimits {
+                max_input_bytes: size(spec.limits.max_input_bytes),
+                max_inline_output_bytes: size(spec.limits.max_inline_output_bytes),
+            },
+            requests_per_second: u32::try_from(spec.limits.requests_per_second).unwrap_or(1),
+        };
+        Ok(Some((connected, ready)))
     }
 
     /// The open client, or a new one if it was made from something else, failed since, or `anew` asks for it.
