@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-/// Between any two effects of a start, in their order.
+/// Between any two effects, in their order.
 pub mod at {
     /// Decided to start; nothing is written.
     pub const BEFORE_ROW: &str = "before-row";
@@ -20,8 +20,17 @@ pub mod at {
     /// The object shows the end; no Event yet.
     pub const SETTLED_WRITTEN: &str = "settled-written";
 
-    /// All of them.
+    /// Decided to delete a hub with its TaskHub; nothing is deleted.
+    pub const BEFORE_HUB_DELETE: &str = "before-hub-delete";
+    /// The hub is deleted, nobody was told.
+    pub const HUB_DELETED: &str = "hub-deleted";
+    /// The hub is deleted and an Event says so; the TaskHub is still there.
+    pub const BEFORE_FINALIZER_REMOVED: &str = "before-finalizer-removed";
+
+    /// All of a start.
     pub const ALL: [&str; 6] = [BEFORE_ROW, ROW_WRITTEN, MESSAGE_SENT, ACCEPTED_WRITTEN, RUNNING_WRITTEN, SETTLED_WRITTEN];
+    /// All of a hub's deletion.
+    pub const OF_HUB_DELETION: [&str; 3] = [BEFORE_HUB_DELETE, HUB_DELETED, BEFORE_FINALIZER_REMOVED];
 }
 
 /// Aborts the process if `DURABLE_CRASH_AT` names `point`.

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use durable_taskhub::TaskHub;
+use futures::{Stream, StreamExt};
 use kube::Client;
 
 use crate::changes::Changes;
@@ -27,6 +28,9 @@ pub use tally::{Counts, Standing};
 /// How long the client of a TaskHub that is gone is kept when nothing follows it any more: longer than the deadline of
 /// deletions, so that what is deleted together with its TaskHub, in whatever order, still reaches the hub.
 const KEPT_WHEN_GONE: Duration = Duration::from_secs(600);
+
+/// Orchestrations change by the hundred a second; nobody reads their counts that often.
+const COUNTED_EVERY: Duration = Duration::from_secs(1);
 
 /// The TaskHub object that stands for a hub.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -236,9 +240,15 @@ impl Hubs {
         self.inner.tally.lock().unwrap_or_else(PoisonError::into_inner).objects()
     }
 
-    /// The hubs whose counts changed. For one consumer.
-    pub fn counted(&self) -> &Changes<HubKey> {
-        &self.inner.counted
+    /// The hubs whose counts changed, each once a second at most. For one consumer.
+    pub fn counted(&self) -> impl Stream<Item = HubKey> + Send + use<> {
+        let changes = self.inner.counted.clone();
+        futures::stream::unfold(changes, async |changes| {
+            let changed = changes.next().await;
+            tokio::time::sleep(COUNTED_EVERY).await;
+            Some((futures::stream::iter(changed), changes))
+        })
+        .flatten()
     }
 
     /// `dependent` wants to be told when the hub changes.
