@@ -39,6 +39,11 @@ pub struct Args {
     #[arg(long = "allowed-endpoint-suffix", env = "DURABLE_ALLOWED_ENDPOINT_SUFFIX", value_name = "SUFFIX", value_delimiter = ',')]
     pub allowed_endpoint_suffixes: Vec<String>,
 
+    /// Ask this authority for the tokens of workload identities, instead of the cloud's own: an https URL without a path; http on this machine only [default: by the TaskHub's cloud]
+    // Safe, because who starts the operator decides and no object can: service account tokens with the exchange's audience go there.
+    #[arg(long, env = "DURABLE_AUTHORITY_HOST", value_name = "URL", value_parser = authority_host)]
+    pub authority_host: Option<String>,
+
     /// How log lines look
     #[arg(long, env = "DURABLE_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -57,6 +62,8 @@ pub struct Config {
     pub admin_address: SocketAddr,
     /// Which hosts a storage account may have.
     pub allowed_endpoints: AllowedEndpoints,
+    /// Who is asked for the tokens of workload identities, if not the cloud.
+    pub authority_host: Option<String>,
 }
 
 /// The hosts that credentials may be sent to.
@@ -75,8 +82,34 @@ impl AllowedEndpoints {
 
     /// True if `host` is one of the suffixes or lies below one, label by label.
     pub fn allow(&self, host: &str) -> bool {
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
-        self.suffixes.iter().any(|suffix| host.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+        self.suffixes.iter().any(|suffix| is_below(host, suffix))
+    }
+
+    /// True if `host` is allowed because it belongs to a public cloud, where everything is served with TLS.
+    pub fn is_public_cloud(&self, host: &str) -> bool {
+        PUBLIC_CLOUD_SUFFIXES.iter().any(|suffix| is_below(host, suffix))
+    }
+}
+
+fn is_below(host: &str, suffix: &str) -> bool {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    host.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// `https://host`, or `http://` and this machine; without a trailing slash.
+fn authority_host(text: &str) -> Result<String, String> {
+    let uri: http::Uri = text.parse().map_err(|error| format!("it is no URL: {error}"))?;
+    let (scheme, host) = (uri.scheme_str().unwrap_or_default(), uri.host().unwrap_or_default());
+    let is_here =
+        host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+    match scheme {
+        _ if host.is_empty() || authority.contains('@') || !matches!(uri.path(), "" | "/") || uri.query().is_some() => {
+            Err("it must look like https://login.example.com".to_owned())
+        }
+        "https" => Ok(format!("https://{authority}")),
+        "http" if is_here => Ok(format!("http://{authority}")),
+        _ => Err("it must begin with https://, as it is sent proofs of identity".to_owned()),
     }
 }
 
@@ -89,6 +122,7 @@ impl From<&Args> for Config {
             watch_namespaces,
             admin_address: args.admin_address,
             allowed_endpoints: AllowedEndpoints::new(&args.allowed_endpoint_suffixes),
+            authority_host: args.authority_host.clone(),
         }
     }
 }
@@ -126,5 +160,24 @@ mod tests {
             assert!(with_emulator.allow(host), "{host}");
         }
         assert!(!with_emulator.allow("1127.0.0.1"));
+    }
+
+    #[test]
+    fn an_authority_is_asked_over_tls_or_on_this_machine() {
+        for (text, expected) in [
+            ("https://login.microsoftonline.com/", Some("https://login.microsoftonline.com")),
+            ("https://login.example:8443", Some("https://login.example:8443")),
+            ("http://127.0.0.1:4000", Some("http://127.0.0.1:4000")),
+            ("http://[::1]:4000", Some("http://[::1]:4000")),
+            ("http://login.example", None),
+            ("http://127.0.0.1.evil.example", None),
+            ("https://user@login.example", None),
+            ("https://login.example/tenant", None),
+            ("https://login.example?x", None),
+            ("login.example", None),
+            ("", None),
+        ] {
+            assert_eq!(authority_host(text).ok().as_deref(), expected, "{text}");
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-/// Between any two effects on an instance and its object.
+/// Between any two effects, in their order.
 pub mod at {
     /// Decided to start; nothing is written.
     pub const BEFORE_ROW: &str = "before-row";
@@ -47,8 +47,8 @@ pub mod at {
     /// The instance is purged; the object is still there.
     pub const PURGED: &str = "purged";
 
-    /// Those of a start.
-    pub const OF_START: [&str; 6] = [BEFORE_ROW, ROW_WRITTEN, MESSAGE_SENT, ACCEPTED_WRITTEN, RUNNING_WRITTEN, SETTLED_WRITTEN];
+    /// All of a start.
+    pub const ALL: [&str; 6] = [BEFORE_ROW, ROW_WRITTEN, MESSAGE_SENT, ACCEPTED_WRITTEN, RUNNING_WRITTEN, SETTLED_WRITTEN];
     /// Those of everything else that is done to an instance.
     pub const OF_CONTROL: [&str; 13] = [
         BEFORE_CLAIM,
@@ -65,6 +65,15 @@ pub mod at {
         CHILDREN_TOLD,
         PURGED,
     ];
+    /// Decided to delete a hub with its TaskHub; nothing is deleted.
+    pub const BEFORE_HUB_DELETE: &str = "before-hub-delete";
+    /// The hub is deleted, nobody was told.
+    pub const HUB_DELETED: &str = "hub-deleted";
+    /// The hub is deleted and an Event says so; the TaskHub is still there.
+    pub const BEFORE_FINALIZER_REMOVED: &str = "before-finalizer-removed";
+
+    /// All of a hub's deletion.
+    pub const OF_HUB_DELETION: [&str; 3] = [BEFORE_HUB_DELETE, HUB_DELETED, BEFORE_FINALIZER_REMOVED];
 }
 
 /// Aborts the process if `DURABLE_CRASH_AT` names `point`.

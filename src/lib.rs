@@ -27,7 +27,8 @@
 //! | [`controllers`] | one folder per kind; the runner that closes kube's traps; status writes; Events |
 //! | [`poller`] | reads unfinished instances and tells whose owner should decide again |
 //! | [`hubs`] | one client per TaskHub, who waits for which hub, watches of single Secrets |
-//! | [`connection`] | from a TaskHub and its Secret to a storage account, or why not |
+//! | [`connection`] | from a TaskHub and its Secret or identity to a storage account, or why not |
+//! | [`workload_identity`] | tokens for storage accounts from the service accounts of tenants |
 //! | [`operator`] | the composition root: the only module that knows all others |
 //! | [`admin`], [`metrics`], [`telemetry`], [`shutdown`], [`config`] | what surrounds every service |
 //! | [`changes`], [`crash_points`] | a set of notices for one consumer; where tests make the operator die |
@@ -63,3 +64,4 @@ pub mod operator;
 pub mod poller;
 pub mod shutdown;
 pub mod telemetry;
+pub mod workload_identity;

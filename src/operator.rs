@@ -20,12 +20,13 @@ use crate::config::{Args, Config};
 use crate::controllers::events::Events;
 use crate::controllers::orchestration::{OWNER_COLUMN, Orchestrations};
 use crate::controllers::runner::{self, Setup, Watched};
-use crate::controllers::task_hub::TaskHubs;
+use crate::controllers::task_hub::{Parts, TaskHubs};
 use crate::hubs::{Dependent, HubKey, Hubs, Secrets};
 use crate::metrics::{ApiRequestLayer, Metrics};
 use crate::poller::Poller;
 use crate::shutdown;
 use crate::telemetry;
+use crate::workload_identity::WorkloadIdentities;
 
 /// Orchestrations reconciled at once: each waits for the network most of the time.
 const ORCHESTRATIONS_AT_ONCE: u16 = 32;
@@ -125,11 +126,12 @@ async fn work(
     for crd in crds {
         tokio::select! { () = established(&client, &crd.name) => crd.gate.open(), () = stop.clone().begun() => return Ok(()) }
     }
-    let (hubs, secrets, events) = (Hubs::new(), Secrets::new(client.clone()), Events::new(client.clone()));
+    let (hubs, secrets, events) = (Hubs::reading_namespaces(client.clone()), Secrets::new(client.clone()), Events::new(client.clone()));
     let poller = Poller::new(hubs.clone(), &[OWNER_COLUMN], metrics.poller.clone());
     let watched_hubs: Watched<TaskHub> = Watched::new(&client, &config.watch_namespaces);
     let watched_orchestrations: Watched<Orchestration> = Watched::new(&client, &config.watch_namespaces);
 
+    let stored_orchestrations = watched_orchestrations.store.clone();
     let orchestrations = Orchestrations::new(
         client.clone(),
         events.clone(),
@@ -147,11 +149,28 @@ async fn work(
         metrics: metrics.reconciles.clone(),
         watched: watched_orchestrations,
     };
-    let task_hubs = TaskHubs::new(client, events, hubs.clone(), secrets.clone(), config.allowed_endpoints.clone(), metrics.storage.clone());
+    let identities = WorkloadIdentities::new(client.clone(), config.authority_host.clone()).map_err(OperatorError::Configuration)?;
+    let task_hubs = TaskHubs::new(Parts {
+        client,
+        events,
+        hubs: hubs.clone(),
+        secrets: secrets.clone(),
+        identities,
+        allowed_endpoints: config.allowed_endpoints.clone(),
+        storage_metrics: metrics.storage.clone(),
+        task_hubs: watched_hubs.store.clone(),
+        orchestrations: stored_orchestrations,
+    });
     let of_task_hubs = Setup {
         concurrency: TASK_HUBS_AT_ONCE,
         time_out: RECONCILE_TIME_OUT,
-        triggers: futures::stream::select(hubs.doubted().stream(), secrets.changed().stream()).map(object_of).boxed(),
+        triggers: futures::stream::select_all([
+            hubs.doubted().stream().boxed(),
+            secrets.changed().stream().boxed(),
+            hubs.counted().boxed(),
+        ])
+        .map(object_of)
+        .boxed(),
         listed: gates.1,
         shutdown: stop.clone(),
         metrics: metrics.reconciles.clone(),

@@ -47,8 +47,7 @@ pub fn expiry<K: Kind>(object: &Envelope<K>, ttl_seconds: Option<i64>, finished:
 /// [`Failure`] if the API server does not take it.
 pub async fn delete<K: Kind>(client: &Client, object: &Envelope<K>) -> Result<(), Failure> {
     let api: Api<Envelope<K>> = Api::namespaced(client.clone(), object.namespace());
-    let preconditions =
-        Preconditions { uid: Some(object.uid().to_owned()), resource_version: object.meta().resource_version.clone() };
+    let preconditions = Preconditions { uid: Some(object.uid().to_owned()), resource_version: object.meta().resource_version.clone() };
     let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
     match tokio::time::timeout(DELETE_TIME_OUT, api.delete(object.name(), &parameters)).await {
         Ok(Ok(_)) => Ok(()),

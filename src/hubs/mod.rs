@@ -5,18 +5,32 @@
 //! TaskHub was not judged since the operator started, its hub is `Unknown`, and
 //! nothing is concluded from that.
 
+mod access;
+mod namespaces;
 mod secrets;
+mod tally;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use durable_taskhub::TaskHub;
+use futures::{Stream, StreamExt};
+use kube::Client;
 
 use crate::changes::Changes;
 use crate::connection::NotReady;
 
+pub use access::{Access, NotAllowed};
 pub use secrets::Secrets;
+pub use tally::{Counts, Standing};
+
+/// How long the client of a TaskHub that is gone is kept when nothing follows it any more: longer than the deadline of
+/// deletions, so that what is deleted together with its TaskHub, in whatever order, still reaches the hub.
+const KEPT_WHEN_GONE: Duration = Duration::from_secs(600);
+
+/// Orchestrations change by the hundred a second; nobody reads their counts that often.
+const COUNTED_EVERY: Duration = Duration::from_secs(1);
 
 /// The TaskHub object that stands for a hub.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,6 +59,33 @@ pub struct ReadyHub {
     pub workers_active: bool,
     /// Shortest and longest time between two reads of an instance.
     pub polling: PollingLimits,
+    /// Who may use it.
+    pub access: Access,
+    /// Sizes of what is sent and shown.
+    pub limits: PayloadLimits,
+    /// Requests to the storage account per second, of the operator as a whole.
+    pub requests_per_second: u32,
+}
+
+impl ReadyHub {
+    /// Whether objects of `namespace`, which has `labels`, may run `function` through the hub; without a function, whether they
+    /// may use it at all.
+    ///
+    /// # Errors
+    /// [`NotAllowed`], which says what to change.
+    pub fn allows(&self, namespace: &str, labels: &BTreeMap<String, String>, function: Option<&str>) -> Result<(), NotAllowed> {
+        self.access.namespace(namespace, labels)?;
+        function.map_or(Ok(()), |function| self.access.function(function))
+    }
+}
+
+/// Sizes of payloads, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PayloadLimits {
+    /// The largest input that is sent.
+    pub max_input_bytes: usize,
+    /// The largest output that is shown on the object itself.
+    pub max_inline_output_bytes: usize,
 }
 
 /// Shortest and longest time between two reads of an instance.
@@ -84,7 +125,9 @@ impl HubView {
         match (self, other) {
             (HubView::Unknown, HubView::Unknown) | (HubView::Absent, HubView::Absent) => false,
             (HubView::NotReady(a), HubView::NotReady(b)) => a != b,
-            (HubView::Ready(a), HubView::Ready(b)) => a.workers_active != b.workers_active,
+            (HubView::Ready(a), HubView::Ready(b)) => {
+                a.workers_active != b.workers_active || a.access != b.access || a.limits != b.limits || a.polling != b.polling
+            }
             _ => true,
         }
     }
@@ -99,21 +142,57 @@ pub struct Hubs {
 #[derive(Default)]
 struct Inner {
     state: Mutex<State>,
+    tally: Mutex<tally::Tally>,
+    namespaces: Option<namespaces::Namespaces>,
     changed: Changes<Dependent>,
     doubted: Changes<HubKey>,
+    counted: Changes<HubKey>,
 }
 
 #[derive(Default)]
 struct State {
     views: HashMap<HubKey, HubView>,
+    /// The newest client that worked, whatever the view says now.
+    last_ready: HashMap<HubKey, Arc<ReadyHub>>,
+    /// Since when the TaskHubs are gone whose client is kept.
+    gone: HashMap<HubKey, Instant>,
     dependents: HashMap<HubKey, HashSet<Dependent>>,
     doubts: HashSet<HubKey>,
 }
 
 impl Hubs {
-    /// An empty registry.
+    /// An empty registry that reads no namespaces: where a TaskHub selects by labels, nobody is allowed.
     pub fn new() -> Hubs {
         Hubs::default()
+    }
+
+    /// An empty registry that reads the labels of namespaces with `client`.
+    pub fn reading_namespaces(client: Client) -> Hubs {
+        let inner = Inner { namespaces: Some(namespaces::Namespaces::new(client)), ..Inner::default() };
+        Hubs { inner: Arc::new(inner) }
+    }
+
+    /// Whether objects of `namespace` may use the hub `ready` of `hub`, and run `function` through it. No request unless the
+    /// TaskHub selects namespaces by their labels, and then one every ten seconds at most.
+    ///
+    /// An object that adopts has no function to ask for: its instance has. A refusal for labels is not told when they change:
+    /// ask again after a while.
+    ///
+    /// # Errors
+    /// [`NotAllowed`], which says what to change; also if the labels cannot be read.
+    pub async fn permission(&self, hub: &HubKey, ready: &ReadyHub, namespace: &str, function: Option<&str>) -> Result<(), NotAllowed> {
+        debug_assert!(!ready.access.needs_labels(&hub.namespace), "the access is that of another hub");
+        if !ready.access.needs_labels(namespace) {
+            return ready.allows(namespace, &BTreeMap::new(), function);
+        }
+        let labels = match &self.inner.namespaces {
+            Some(namespaces) => namespaces.labels(namespace).await,
+            None => Err("no namespaces are read here".to_owned()),
+        };
+        match labels {
+            Ok(labels) => ready.allows(namespace, &labels, function),
+            Err(why) => Err(ready.access.unknown_labels(namespace, &why)),
+        }
     }
 
     /// What is known of the hub.
@@ -124,6 +203,7 @@ impl Hubs {
     /// The TaskHub's judgement. Its dependents are told if it changes anything for them.
     pub fn judge(&self, key: &HubKey, view: HubView) {
         let mut state = self.lock();
+        state.remember(key, &view, Instant::now());
         let before = state.views.insert(key.clone(), view.clone()).unwrap_or_default();
         if before.differs(&view) {
             self.inner.changed.add(state.dependents_of(key));
@@ -134,6 +214,41 @@ impl Hubs {
     pub fn remove(&self, key: &HubKey) {
         self.lock().doubts.remove(key);
         self.judge(key, HubView::Absent);
+    }
+
+    /// The newest client that worked, also while the hub is not ready or its TaskHub gone: for deletions, which must not fail for
+    /// a Secret that went first. In memory only. Kept as long as there is the TaskHub or something follows it, and ten minutes more.
+    pub fn last_ready(&self, key: &HubKey) -> Option<Arc<ReadyHub>> {
+        self.lock().last_ready.get(key).cloned()
+    }
+
+    /// The Orchestration of this UID refers to the hub and stands there now; `None`: it is gone.
+    pub fn record(&self, key: &HubKey, uid: &str, standing: Option<Standing>) {
+        let changed = self.inner.tally.lock().unwrap_or_else(PoisonError::into_inner).record(key, uid, standing);
+        if changed {
+            self.inner.counted.add([key.clone()]);
+        }
+    }
+
+    /// How many Orchestrations refer to the hub, by where they stand, of those that were recorded.
+    pub fn counts(&self, key: &HubKey) -> Counts {
+        self.inner.tally.lock().unwrap_or_else(PoisonError::into_inner).counts(key)
+    }
+
+    /// How many Orchestrations were recorded, of all hubs.
+    pub fn recorded(&self) -> usize {
+        self.inner.tally.lock().unwrap_or_else(PoisonError::into_inner).objects()
+    }
+
+    /// The hubs whose counts changed, each once a second at most. For one consumer.
+    pub fn counted(&self) -> impl Stream<Item = HubKey> + Send + use<> {
+        let changes = self.inner.counted.clone();
+        futures::stream::unfold(changes, async |changes| {
+            let changed = changes.next().await;
+            tokio::time::sleep(COUNTED_EVERY).await;
+            Some((futures::stream::iter(changed), changes))
+        })
+        .flatten()
     }
 
     /// `dependent` wants to be told when the hub changes.
@@ -179,6 +294,31 @@ impl Hubs {
 }
 
 impl State {
+    /// Keeps the client of a hub that answers, and drops those that nobody can want any more.
+    fn remember(&mut self, key: &HubKey, view: &HubView, now: Instant) {
+        match view {
+            HubView::Ready(hub) => {
+                self.last_ready.insert(key.clone(), hub.clone());
+                self.gone.remove(key);
+            }
+            HubView::Absent if self.last_ready.contains_key(key) => {
+                self.gone.entry(key.clone()).or_insert(now);
+            }
+            HubView::Absent => {}
+            HubView::NotReady(_) | HubView::Unknown => {
+                self.gone.remove(key);
+            }
+        }
+        let State { last_ready, gone, dependents, .. } = self;
+        gone.retain(|key, since| {
+            let kept = dependents.contains_key(key) || now.duration_since(*since) < KEPT_WHEN_GONE;
+            if !kept {
+                last_ready.remove(key);
+            }
+            kept
+        });
+    }
+
     fn dependents_of(&self, key: &HubKey) -> Vec<Dependent> {
         self.dependents.get(key).into_iter().flatten().cloned().collect()
     }

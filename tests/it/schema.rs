@@ -132,7 +132,42 @@ async fn a_task_hub_has_limits_and_defaults() {
         (with(&base, json!({"hubName": "orders-hub"})), "should match"),
         (with(&base, json!({"hubName": "Hub\nHub"})), "should match"),
         (with(&base, json!({"connection": null})), "spec.connection: Required value"),
-        (with(&base, json!({"connection": {}})), "spec.connection.connectionStringSecretRef: Required value"),
+        (with(&base, json!({"connection": {}})), "exactly one of connectionStringSecretRef, workloadIdentity and sasSecretRef must be set"),
+        (
+            with(
+                &base,
+                json!({"connection": {
+                    "sasSecretRef": {"name": "a", "key": "b", "accountName": "orders"}, "workloadIdentity": {"accountName": "orders"}
+                }}),
+            ),
+            "exactly one of connectionStringSecretRef, workloadIdentity and sasSecretRef must be set",
+        ),
+        (with(&base, json!({"connection": {"workloadIdentity": {}}})), "spec.connection.workloadIdentity.accountName: Required value"),
+        (with(&base, json!({"connection": {"workloadIdentity": {"accountName": "Orders"}}})), "accountName in body should match"),
+        (
+            with(&base, json!({"connection": {"workloadIdentity": {"accountName": "orders", "cloud": "Moon"}}})),
+            "Unsupported value: \"Moon\"",
+        ),
+        (
+            with(&base, json!({"connection": {"workloadIdentity": {"accountName": "orders", "tenantId": "../x"}}})),
+            "spec.connection.workloadIdentity.tenantId in body should match",
+        ),
+        (
+            with(&base, json!({"connection": {"sasSecretRef": {"name": "a", "key": "b"}}})),
+            "spec.connection.sasSecretRef.accountName: Required value",
+        ),
+        (with(&base, json!({"endpoints": {"blob": "ftp://h"}})), "must be an http or https URL"),
+        (with(&base, json!({"endpoints": {"queue": "no url"}})), "must be an http or https URL"),
+        (with(&base, json!({"endpoints": {"file": "https://h"}})), "unknown field \"spec.endpoints.file\""),
+        (with(&base, json!({"allowedNamespaces": {"from": "Some"}})), "Unsupported value: \"Some\""),
+        (with(&base, json!({"allowedNamespaces": {"from": "Selector"}})), "selector is required with from: Selector"),
+        (with(&base, json!({"allowedNamespaces": {"from": "All", "selector": {}}})), "and not allowed otherwise"),
+        (with(&base, json!({"allowedFunctions": [""]})), "spec.allowedFunctions[0] in body should be at least 1"),
+        (with(&base, json!({"limits": {"requestsPerSecond": 0}})), "should be greater than or equal to 1"),
+        (with(&base, json!({"limits": {"maxInputBytes": 33_554_433}})), "should be less than or equal to 33554432"),
+        (with(&base, json!({"limits": {"maxInlineOutputBytes": 8193}})), "should be less than or equal to 8192"),
+        (with(&base, json!({"deletionPolicy": "Delete"})), "Unsupported value: \"Delete\""),
+        (with(&base, json!({"createIfMissing": "yes"})), "spec.createIfMissing"),
         (
             with(&base, json!({"connection": {"connectionStringSecretRef": {"name": "a", "key": "b", "namespace": "kube-system"}}})),
             "unknown field \"spec.connection.connectionStringSecretRef.namespace\"",
@@ -148,7 +183,6 @@ async fn a_task_hub_has_limits_and_defaults() {
         (with(&base, json!({"polling": {"minInterval": "PT5M"}})), "should match"),
         (with(&base, json!({"polling": {"minInterval": "-5s"}})), "should match"),
         (with(&base, json!({"polling": {"minInterval": 5}})), "spec.polling.minInterval in body must be of type"),
-        (with(&base, json!({"createIfMissing": true})), "unknown field \"spec.createIfMissing\""),
     ] {
         world.denied(&task_hub("refused", spec), &[message]);
     }
@@ -158,6 +192,12 @@ async fn a_task_hub_has_limits_and_defaults() {
     world.apply(&task_hub("counted", counted.clone()));
     assert_eq!(world.json(&["get", "hub", "bare"])["spec"]["polling"], json!({"minInterval": "1s", "maxInterval": "60s"}));
     assert_eq!(world.json(&["get", "hub", "counted"])["spec"]["polling"], json!({"minInterval": "1s", "maxInterval": "5m"}));
+    let defaults = world.json(&["get", "hub", "bare"])["spec"].clone();
+    assert_eq!(defaults["limits"], json!({"requestsPerSecond": 200, "maxInputBytes": 65536, "maxInlineOutputBytes": 8192}));
+    assert_eq!(
+        (&defaults["allowedNamespaces"], &defaults["createIfMissing"], &defaults["deletionPolicy"]),
+        (&json!({"from": "Same"}), &json!(false), &json!("Retain"))
+    );
     for (name, spec, message) in [
         ("bare", with(&base, json!({"hubName": "Other"})), "spec.hubName: Invalid value: \"Other\": hubName is immutable"),
         ("bare", with(&base, json!({"partitionCount": 4})), "spec.partitionCount: Invalid value: partitionCount is immutable"),

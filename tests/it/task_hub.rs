@@ -1,5 +1,9 @@
 //! What can be wrong with a TaskHub: each failure says what to change, disturbs nobody else, and heals by itself.
 
+mod connections;
+mod lifecycle;
+mod workload_identity;
+
 use std::time::{Duration, Instant};
 
 use durable_bed::azurite::{ACCOUNT, ACCOUNT_KEY, Azurite};
@@ -167,11 +171,12 @@ async fn a_broken_connection_says_what_to_change_and_disturbs_nobody() {
     world.reason("sleeps", "Completed").await;
     world.reason("refused", "Completed").await;
 
-    // One Event for each change of the reason, and none for the ordinary way.
+    // One Event for each change of the reason and for the recovery, and none for the ordinary way.
     let mut told = world.events_about("sick").await;
     told.sort();
     let reasons: Vec<_> = told.iter().map(|(reason, _, _)| reason.as_str()).collect();
-    let expected = ["AccountChanged", "AuthenticationFailed", "EndpointNotAllowed", "InvalidConnectionString", "SecretNotFound"];
+    let expected =
+        ["AccountChanged", "AuthenticationFailed", "Connected", "EndpointNotAllowed", "InvalidConnectionString", "SecretNotFound"];
     assert_eq!(reasons, expected, "{told:?}");
     assert!(told.iter().all(|(_, _, count)| *count == 1), "{told:?}");
     assert!(told.iter().all(|(_, note, _)| !note.contains(other_key) && !note.contains(ACCOUNT_KEY)), "{told:?}");

@@ -144,8 +144,11 @@ impl TaskHub {
         read_partitions(&self.inner.storage, &self.inner.name).await
     }
 
-    /// When the hub was made, as `taskhub.json` has it; none if there is no such blob.
-    pub(crate) async fn created_at(&self) -> Result<Option<Time>, StorageError> {
+    /// When the hub was made, as `taskhub.json` has it; none if there is no such blob. One request.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the storage account does not answer as needed.
+    pub async fn created_at(&self) -> Result<Option<Time>, StorageError> {
         Ok(read_info(&self.inner.storage, &self.inner.name).await?.and_then(|info| Time::parse(&info.created_at?).ok()))
     }
 

@@ -196,7 +196,8 @@
 //! # What it does not do
 //!
 //! It runs no orchestrations: that is the worker's part. It knows the Azure Storage backend alone (not Netherite, MSSQL or the
-//! scheduler service), signs in with connection strings (key or SAS) alone, and does not serve hubs with a separate tracking store.
+//! scheduler service), gets no tokens of Microsoft Entra ID itself (a [`storage::TokenProvider`] does), and does not serve hubs with a
+//! separate tracking store.
 //!
 //! [`Options::total_timeout`]: storage::Options::total_timeout
 //! [`Options::attempt_timeout`]: storage::Options::attempt_timeout

@@ -231,7 +231,7 @@ pub async fn row(hub: &ReadyHub, wish: Option<&Wish>, instance: Arc<Instance>) -
         match hub.client.end_of(&instance.id).await.map_err(storage)? {
             Ending::Ended(end) => {
                 row.status = runtime_status(end.status);
-                row.failure_type = end.failure.map(|failure| failure.error_type);
+                row.failure_type = end.failure.and_then(|failure| failure.error_type);
                 if end.status != RuntimeStatus::Failed && end.status != RuntimeStatus::Terminated {
                     output = end.result;
                 }

@@ -14,9 +14,9 @@ use super::decide::{Hold, is_hands_off};
 use super::says::{self, Ended};
 use super::wish::{Wish, has_effect, is_accepted, is_terminal};
 use crate::api::Json;
-use crate::api::conditions::{self, READY, Statement, cut};
+use crate::api::conditions::{self, Statement, cut};
 use crate::api::v1alpha1::{
-    Action, DesiredState, Failure, HubTime, LastRewind, OrchestrationStatus, OutputPolicy, OutputReference, Pending, RewindResult,
+    DesiredState, Failure, HubTime, LastRewind, OrchestrationStatus, OutputPolicy, OutputReference, Pending, RewindResult,
     RuntimeStatus,
 };
 

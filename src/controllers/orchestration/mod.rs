@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use durable_taskhub::Time;
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::{Client, Resource};
+use kube::Client;
 
 use self::act::control::{self, Resolved};
 use self::act::rewind::{self, Standing};

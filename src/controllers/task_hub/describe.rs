@@ -1,10 +1,11 @@
 //! What the status of a TaskHub says. Pure.
 
 use durable_taskhub::Time;
+use durable_taskhub::artifacts::EngineLine;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::api::conditions::{self, READY, RECONCILING, STALLED, Statement, WORKERS_ACTIVE, cut};
-use crate::api::v1alpha1::{ConnectionStatus, TaskHubStatus};
+use crate::api::v1alpha1::{Backlog, ConnectionStatus, EngineStatus, HubTime, OrchestrationCounts, TaskHubStatus};
 use crate::connection::NotReady;
 use crate::controllers::events::Notice;
 
@@ -15,6 +16,13 @@ pub enum Finding {
     Connected(Connected),
     /// It does not, and why.
     NotReady(NotReady),
+    /// Its deletion is held, and by what; it may answer meanwhile.
+    Held {
+        /// What holds it.
+        why: NotReady,
+        /// The hub, if it answers.
+        connected: Option<Box<Connected>>,
+    },
 }
 
 /// A hub that answers.
@@ -28,6 +36,21 @@ pub struct Connected {
     pub connection: ConnectionStatus,
     /// How many partitions a worker serves.
     pub served_partitions: usize,
+    /// The engine's line, if it is known.
+    pub line: Option<EngineLine>,
+    /// When the hub was made, if that was asked and the hub says it.
+    pub hub_created_at: Option<Time>,
+    /// Orchestrations and messages, if they were counted now.
+    pub counted: Option<Counted>,
+}
+
+/// What was counted.
+#[derive(Debug, Clone)]
+pub struct Counted {
+    /// The objects.
+    pub orchestrations: OrchestrationCounts,
+    /// The messages; none if nothing unfinished waits for them.
+    pub backlog: Option<Backlog>,
 }
 
 /// The reasons that heal without anybody changing the TaskHub or its Secret.
@@ -40,21 +63,46 @@ pub fn describe(before: &TaskHubStatus, finding: &Finding, generation: i64, requ
     status.observed_generation = Some(generation);
     let said = match finding {
         Finding::Connected(connected) => {
-            status.account_name.get_or_insert_with(|| connected.account_name.clone());
-            status.partition_count = Some(connected.partition_count);
-            status.connection = Some(connected.connection.clone());
+            learn(&mut status, connected);
             let message = format!("connected to the task hub in the storage account {}", connected.account_name);
             vec![Statement::yes(READY, "Connected", message), workers(connected)]
         }
-        Finding::NotReady(NotReady { reason, message }) => {
-            let waits = HEALS_BY_ITSELF.contains(reason);
-            let kstatus = if waits { RECONCILING } else { STALLED };
-            vec![Statement::no(READY, reason, message.clone()), Statement::yes(kstatus, reason, message.clone())]
+        Finding::NotReady(why) => {
+            let waits = HEALS_BY_ITSELF.contains(&why.reason);
+            not_ready(why, if waits { RECONCILING } else { STALLED }).into()
+        }
+        Finding::Held { why, connected } => {
+            let [ready, kstatus] = not_ready(why, RECONCILING);
+            let workers = connected.as_ref().map(|connected| {
+                learn(&mut status, connected);
+                workers(connected)
+            });
+            [Some(ready), workers, Some(kstatus)].into_iter().flatten().collect()
         }
     };
     let at = Timestamp::from_second(now.unix_seconds()).unwrap_or(Timestamp::UNIX_EPOCH);
     status.conditions = conditions::conditions(&before.conditions, &said, generation, at);
     status
+}
+
+fn learn(status: &mut TaskHubStatus, connected: &Connected) {
+    status.account_name.get_or_insert_with(|| connected.account_name.clone());
+    status.partition_count = Some(connected.partition_count);
+    status.connection = Some(connected.connection.clone());
+    if let Some(line) = connected.line {
+        status.engine = Some(EngineStatus { line: Some(line.to_string()) });
+    }
+    if let Some(created) = connected.hub_created_at {
+        status.hub_created_at = Some(HubTime(created));
+    }
+    if let Some(Counted { orchestrations, backlog }) = &connected.counted {
+        status.orchestrations = Some(orchestrations.clone());
+        status.backlog = backlog.clone();
+    }
+}
+
+fn not_ready(NotReady { reason, message }: &NotReady, kstatus: &'static str) -> [Statement; 2] {
+    [Statement::no(READY, reason, message.clone()), Statement::yes(kstatus, reason, message.clone())]
 }
 
 fn workers(connected: &Connected) -> Statement {
@@ -65,11 +113,23 @@ fn workers(connected: &Connected) -> Statement {
     Statement::yes(WORKERS_ACTIVE, "LeaseFresh", "a worker serves the hub")
 }
 
-/// What a person should be told of the change from `before` to `after`.
+/// What a person should be told of the change from `before` to `after`: each new reason why not, and that a hub which was
+/// connected before is back. The first connection is the ordinary way.
 pub fn notice(before: &TaskHubStatus, after: &TaskHubStatus, finding: &Finding) -> Option<Notice> {
-    let Finding::NotReady(NotReady { reason, message }) = finding else { return None };
-    let is_new = conditions::reason(&before.conditions, READY) != conditions::reason(&after.conditions, READY);
-    is_new.then(|| Notice { is_warning: true, reason, action: "Connect", note: message.clone() })
+    let was = conditions::reason(&before.conditions, READY);
+    if was == conditions::reason(&after.conditions, READY) {
+        return None;
+    }
+    let warning = |why: &NotReady, action| Notice { is_warning: true, reason: why.reason, action, note: why.message.clone() };
+    match finding {
+        Finding::NotReady(why) => Some(warning(why, "Connect")),
+        Finding::Held { why, .. } => Some(warning(why, "Delete")),
+        Finding::Connected(connected) => {
+            let is_back = was.is_some() && before.account_name.is_some();
+            let note = format!("connected again to the task hub in the storage account {}", connected.account_name);
+            is_back.then_some(Notice { is_warning: false, reason: "Connected", action: "Connect", note })
+        }
+    }
 }
 
 #[cfg(test)]
@@ -82,6 +142,9 @@ mod tests {
             partition_count: 4,
             connection: ConnectionStatus { method: "SharedKey".to_owned(), credential_version: "7".to_owned() },
             served_partitions,
+            line: None,
+            hub_created_at: None,
+            counted: None,
         })
     }
 
@@ -111,6 +174,53 @@ mod tests {
             assert_eq!(status.last_handled_reconcile_at.as_deref(), Some("now"));
             assert_eq!(notice(&ready, &status, &finding).map(|notice| notice.reason), Some(reason));
             assert_eq!(notice(&status, &describe(&status, &finding, 1, None, now), &finding), None);
+            let back = describe(&status, &connected(1), 1, None, now);
+            let told = notice(&status, &back, &connected(1)).unwrap();
+            assert_eq!((told.reason, told.is_warning), ("Connected", false));
         }
+    }
+
+    #[test]
+    fn the_first_connection_is_no_news() {
+        let now = Time::now();
+        let waiting = describe(&TaskHubStatus::default(), &Finding::NotReady(NotReady::new("SecretNotFound", "")), 1, None, now);
+        for before in [TaskHubStatus::default(), waiting] {
+            assert_eq!(notice(&before, &describe(&before, &connected(1), 1, None, now), &connected(1)), None);
+        }
+    }
+
+    #[test]
+    fn what_was_not_asked_stays_as_it_was() {
+        let now = Time::now();
+        let mut first = connected(1);
+        let Finding::Connected(found) = &mut first else { panic!("{first:?}") };
+        let counts = OrchestrationCounts { running: 2, ..OrchestrationCounts::default() };
+        let backlog = Backlog { control_queues: vec![1, 0, 0, 3], work_item_queue: 4 };
+        found.line = Some(EngineLine::Line1);
+        found.hub_created_at = Some(now);
+        found.counted = Some(Counted { orchestrations: counts.clone(), backlog: Some(backlog.clone()) });
+        let status = describe(&TaskHubStatus::default(), &first, 1, None, now);
+        assert_eq!(status.engine.clone().unwrap().line.as_deref(), Some("1.x"));
+        assert_eq!((&status.orchestrations, &status.backlog), (&Some(counts), &Some(backlog)));
+        assert_eq!(describe(&status, &connected(1), 1, None, now), status);
+        let Finding::Connected(found) = &mut first else { panic!("{first:?}") };
+        found.counted = Some(Counted { orchestrations: OrchestrationCounts::default(), backlog: None });
+        let ended = describe(&status, &first, 1, None, now);
+        assert_eq!(ended.orchestrations, Some(OrchestrationCounts::default()));
+        assert_eq!(ended.backlog, None, "an old backlog must not stay");
+    }
+
+    #[test]
+    fn a_held_deletion_says_what_holds_it_and_shows_the_workers() {
+        let now = Time::now();
+        let Finding::Connected(hub) = connected(1) else { panic!() };
+        let why = NotReady::new("UnfinishedOrchestrations", "wait");
+        let finding = Finding::Held { why, connected: Some(Box::new(hub)) };
+        let before = describe(&TaskHubStatus::default(), &connected(1), 1, None, now);
+        let status = describe(&before, &finding, 1, None, now);
+        let expected =
+            ["Ready=False UnfinishedOrchestrations", "WorkersActive=True LeaseFresh", "Reconciling=True UnfinishedOrchestrations"];
+        assert_eq!(said(&status), expected);
+        assert_eq!(notice(&before, &status, &finding).map(|notice| notice.action), Some("Delete"));
     }
 }

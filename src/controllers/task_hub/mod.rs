@@ -3,37 +3,38 @@
 //! Owns the judgement on which all other controllers rely ([`Hubs::judge`]).
 //! Invariants: the first account is pinned, so that a wrong Secret cannot make
 //! instances look deleted; a client that works is kept until a better one was
-//! probed; nothing is created in an account.
+//! probed; nothing is created in or deleted from an account unless the spec asks for it.
 
+mod connect;
+mod deletion;
 mod describe;
+mod look;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use durable_taskhub::names::HubName;
-use durable_taskhub::partition::PartitionCount;
-use durable_taskhub::storage::{Options, Storage, StorageError, StorageErrorKind};
-use durable_taskhub::{ConnectError, TaskHub as HubClient, Time};
+use durable_taskhub::Time;
 use kube::Client;
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{ObjectRef, Store};
 
-use self::describe::{Connected, Finding, describe, notice};
+use self::connect::Known;
+use self::describe::{Finding, describe, notice};
+use self::look::Depth;
 use super::events::Events;
 use super::failure::Failure;
 use super::runner::{Newest, Next, Reconciler};
 use super::status::{self, STALE_AGAIN_AFTER, Written};
-use crate::api::v1alpha1::{ConnectionStatus, TaskHub, TaskHubSpec};
+use crate::api::v1alpha1::{Orchestration, TaskHub, TaskHubStatus};
 use crate::api::{Envelope, RECONCILE_REQUESTED_AT_ANNOTATION};
 use crate::config::AllowedEndpoints;
-use crate::connection::{NotReady, Resolved, resolve};
-use crate::hubs::{HubKey, HubView, Hubs, PollingLimits, ReadyHub, Secrets};
+use crate::connection::NotReady;
+use crate::hubs::{HubKey, HubView, Hubs, Secrets};
 use crate::metrics::StorageMetrics;
+use crate::workload_identity::WorkloadIdentities;
 
 type Object = Envelope<TaskHub>;
-
-/// A hub that answers is looked at again after this: one request, for who serves it.
-const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A hub that does not answer is tried again after this, doubled each time up to [`MAX_RETRY_INTERVAL`].
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -41,108 +42,79 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest time until something that was mended is seen.
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(8);
 
-/// The controller's parts.
+/// What the controller works with.
+pub struct Parts {
+    /// Writes statuses and finalizers.
+    pub client: Client,
+    /// Publishes Events.
+    pub events: Events,
+    /// Where it says what it found.
+    pub hubs: Hubs,
+    /// The Secrets that TaskHubs refer to.
+    pub secrets: Secrets,
+    /// The identities that TaskHubs refer to.
+    pub identities: WorkloadIdentities,
+    /// Which hosts credentials may be sent to.
+    pub allowed_endpoints: AllowedEndpoints,
+    /// Counts requests to storage accounts.
+    pub storage_metrics: Arc<StorageMetrics>,
+    /// All TaskHubs that are watched: one hub may have several.
+    pub task_hubs: Store<Object>,
+    /// All Orchestrations that are watched: what is unfinished holds the deletion of its hub.
+    pub orchestrations: Store<Envelope<Orchestration>>,
+}
+
+/// The controller.
 pub struct TaskHubs {
     client: Client,
     events: Events,
     hubs: Hubs,
     secrets: Secrets,
+    identities: WorkloadIdentities,
     allowed_endpoints: AllowedEndpoints,
     storage_metrics: Arc<StorageMetrics>,
-    connections: Mutex<HashMap<String, Connection>>,
-}
-
-/// The client of a TaskHub, what it was made from, and how often in a row it failed.
-#[derive(Default, Clone)]
-struct Connection {
-    open: Option<(Made, HubClient)>,
-    failures: u32,
-}
-
-/// What a client was made from: another one is needed when it differs.
-#[derive(Clone, PartialEq, Eq)]
-struct Made {
-    hub_name: String,
-    partition_count: Option<i32>,
-    secret: String,
-    credential_version: String,
+    task_hubs: Store<Object>,
+    orchestrations: Store<Envelope<Orchestration>>,
+    started: Instant,
+    all_recorded: AtomicBool,
+    known: Mutex<HashMap<String, Known>>,
 }
 
 impl TaskHubs {
     /// The controller with no connection open.
-    pub fn new(
-        client: Client,
-        events: Events,
-        hubs: Hubs,
-        secrets: Secrets,
-        allowed_endpoints: AllowedEndpoints,
-        storage_metrics: Arc<StorageMetrics>,
-    ) -> TaskHubs {
-        TaskHubs { client, events, hubs, secrets, allowed_endpoints, storage_metrics, connections: Mutex::default() }
-    }
-
-    /// What can be said of the hub now; `None` while its Secret was not read yet.
-    async fn probe(&self, object: &Object, key: &HubKey) -> Result<Option<(Connected, ReadyHub)>, NotReady> {
-        let spec = object.spec().map_err(|error| {
-            NotReady::new(
-                "InvalidSpec",
-                format!("this version of the operator cannot read the spec: {error}. Change the object, or upgrade the operator"),
-            )
-        })?;
-        let secret = &spec.connection.connection_string_secret_ref.as_ref().map(|r| r.name.clone()).unwrap_or_default();
-        let state = self.secrets.state(key, secret);
-        let pinned = object.status().account_name;
-        let Some(resolved) = resolve(&spec, &state, &self.allowed_endpoints, pinned.as_deref())? else { return Ok(None) };
-        let polling = polling_limits(&spec)?;
-        let doubted = self.hubs.take_doubt(key);
-        let mut client = self.connect(object.uid(), &spec, &resolved, doubted).await?;
-        let mut served = client.served_partitions().await.map_err(|error| storage_says(&error))?;
-        if served.is_none() && !doubted {
-            // Nothing says who serves it: the hub may be gone, or another one be there under its name.
-            client = self.connect(object.uid(), &spec, &resolved, true).await?;
-            served = client.served_partitions().await.map_err(|error| storage_says(&error))?;
+    pub fn new(parts: Parts) -> TaskHubs {
+        let Parts { client, events, hubs, secrets, identities, allowed_endpoints, storage_metrics, task_hubs, orchestrations } = parts;
+        TaskHubs {
+            client,
+            events,
+            hubs,
+            secrets,
+            identities,
+            allowed_endpoints,
+            storage_metrics,
+            task_hubs,
+            orchestrations,
+            started: Instant::now(),
+            all_recorded: AtomicBool::new(false),
+            known: Mutex::default(),
         }
-        let served_partitions = served.unwrap_or_default();
-        let connected = Connected {
-            account_name: resolved.account.name().to_owned(),
-            partition_count: i32::try_from(client.partition_count().get()).unwrap_or_default(),
-            connection: ConnectionStatus { method: resolved.method.to_owned(), credential_version: resolved.credential_version },
-            served_partitions,
-        };
-        Ok(Some((connected, ReadyHub { client, workers_active: served_partitions > 0, polling })))
     }
 
-    /// The open client, or a new one if it was made from something else, failed since, or `anew` asks for it.
-    async fn connect(&self, uid: &str, spec: &TaskHubSpec, resolved: &Resolved, anew: bool) -> Result<HubClient, NotReady> {
-        let made = Made {
-            hub_name: spec.hub_name.clone(),
-            partition_count: spec.partition_count,
-            secret: spec.connection.connection_string_secret_ref.as_ref().map(|r| r.name.clone()).unwrap_or_default(),
-            credential_version: resolved.credential_version.clone(),
-        };
-        let known = self.connections().get(uid).cloned().unwrap_or_default();
-        if let Some((_, client)) = known.open.filter(|(before, _)| !anew && *before == made && known.failures == 0) {
-            return Ok(client);
+    /// Writes the status if it says something new, and tells a person what she would want to know. `None` if the copy was stale.
+    async fn report(&self, object: &Object, finding: &Finding, newest: &Newest<TaskHub>) -> Result<Option<TaskHubStatus>, Failure> {
+        let before = object.status();
+        let requested_at = object.annotation(RECONCILE_REQUESTED_AT_ANNOTATION);
+        let after = describe(&before, finding, object.generation(), requested_at, Time::now());
+        if after != before {
+            match status::write(&self.client, object, &after).await? {
+                Written::New(copy) => drop(newest.keep(*copy)),
+                Written::Stale => return Ok(None),
+            }
+            if let Some(notice) = notice(&before, &after, finding) {
+                self.events.publish(object, notice).await;
+            }
         }
-        let name = HubName::new(&spec.hub_name).map_err(|why| NotReady::new("InvalidSpec", format!("spec.hubName: {why}")))?;
-        let partitions = spec.partition_count.and_then(|count| PartitionCount::new(u32::try_from(count).ok()?));
-        let options = Options { observer: Some(self.storage_metrics.clone()), ..Options::default() };
-        let storage = Storage::new(resolved.account.clone(), options).map_err(|error| storage_says(&error))?;
-        let client = HubClient::connect(storage, name, partitions).await.map_err(|error| connect_says(&error))?;
-        self.connections().entry(uid.to_owned()).or_default().open = Some((made, client.clone()));
-        Ok(client)
-    }
-
-    /// How often in a row the hub has failed, this time included.
-    fn count_failure(&self, uid: &str, failed: bool) -> u32 {
-        let mut connections = self.connections();
-        let connection = connections.entry(uid.to_owned()).or_default();
-        connection.failures = if failed { connection.failures.saturating_add(1) } else { 0 };
-        connection.failures
-    }
-
-    fn connections(&self) -> std::sync::MutexGuard<'_, HashMap<String, Connection>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(Some(after))
     }
 }
 
@@ -153,73 +125,41 @@ impl Reconciler for TaskHubs {
 
     async fn reconcile(&self, object: Arc<Object>, newest: &Newest<TaskHub>) -> Result<Next, Failure> {
         let key = HubKey { namespace: object.namespace().to_owned(), name: object.name().to_owned() };
-        let (finding, view, next) = match self.probe(&object, &key).await {
+        let is_leaving = object.deleted_at().is_some();
+        if is_leaving && object.has_finalizer() {
+            return self.delete(&object, &key, newest).await;
+        }
+        let object = if is_leaving { Some(object) } else { self.keep_finalizer(object, newest).await? };
+        let Some(object) = object else { return Ok(Next::After(STALE_AGAIN_AFTER)) };
+        let probed = match object.spec() {
+            Ok(spec) => self.probe(&object, &key, &spec, Depth::Due).await,
+            Err(error) => Err(NotReady::new(
+                "InvalidSpec",
+                format!("this version of the operator cannot read the spec: {error}. Change the object, or upgrade the operator"),
+            )),
+        };
+        let (finding, view, retry) = match probed {
             Ok(None) => return Ok(Next::Change),
             Ok(Some((connected, hub))) => {
-                self.count_failure(object.uid(), false);
-                (Finding::Connected(connected), HubView::Ready(Arc::new(hub)), PROBE_INTERVAL)
+                self.count_failure(object.uid(), None);
+                (Finding::Connected(connected), HubView::Ready(Arc::new(hub)), None)
             }
             Err(why) => {
-                let failures = self.count_failure(object.uid(), true);
+                let failures = self.count_failure(object.uid(), Some(&why));
                 let pause = RETRY_INTERVAL.saturating_mul(1 << (failures - 1).min(10)).min(MAX_RETRY_INTERVAL);
-                (Finding::NotReady(why.clone()), HubView::NotReady(why), pause)
+                (Finding::NotReady(why.clone()), HubView::NotReady(why), Some(pause))
             }
         };
-        let before = object.status();
-        let requested_at = object.annotation(RECONCILE_REQUESTED_AT_ANNOTATION);
-        let after = describe(&before, &finding, object.generation(), requested_at, Time::now());
-        if after != before {
-            match status::write(&self.client, &object, &after).await? {
-                Written::New(copy) => newest.keep(*copy),
-                Written::Stale => return Ok(Next::After(STALE_AGAIN_AFTER)),
-            }
-            if let Some(notice) = notice(&before, &after, &finding) {
-                self.events.publish(&object, notice).await;
-            }
-        }
+        let Some(after) = self.report(&object, &finding, newest).await? else { return Ok(Next::After(STALE_AGAIN_AFTER)) };
         // After the write: nobody works with an account that is not pinned yet.
         self.hubs.judge(&key, view);
-        Ok(Next::After(next))
+        Ok(retry.map_or_else(|| self.next_look(&object, &key, &after), Next::After))
     }
 
     fn forget(&self, object: &ObjectRef<Object>, uid: &str) {
         let key = HubKey { namespace: object.namespace.clone().unwrap_or_default(), name: object.name.clone() };
-        self.connections().remove(uid);
+        self.known().remove(uid);
         self.secrets.forget(&key);
         self.hubs.remove(&key);
     }
-}
-
-fn polling_limits(spec: &TaskHubSpec) -> Result<PollingLimits, NotReady> {
-    match (spec.polling.min_interval.get(), spec.polling.max_interval.get()) {
-        (Some(min), Some(max)) if min <= max && min >= Duration::from_millis(10) => Ok(PollingLimits { min, max }),
-        _ => Err(NotReady::new("InvalidSpec", "spec.polling: minInterval must be a duration such as 1s, and at most maxInterval")),
-    }
-}
-
-fn connect_says(error: &ConnectError) -> NotReady {
-    match error {
-        ConnectError::HubNotFound { .. } => NotReady::new("HubNotFound", error.to_string()),
-        ConnectError::SeparateTrackingStore { .. } | ConnectError::InvalidPartitionCount { .. } => {
-            NotReady::new("UnsupportedHub", error.to_string())
-        }
-        ConnectError::Storage(error) => storage_says(error),
-    }
-}
-
-/// The reason of product.md 2 for what a storage account answered, and what to change.
-fn storage_says(error: &StorageError) -> NotReady {
-    let (reason, advice) = match error.kind() {
-        StorageErrorKind::Authentication => {
-            ("AuthenticationFailed", "check the account key or SAS in the Secret; it may have been rotated")
-        }
-        StorageErrorKind::AccessDenied => (
-            "AccessDenied",
-            "grant the credential read and write on the account's queues, tables and blobs, and check the account's firewall",
-        ),
-        StorageErrorKind::Throttled => ("Throttled", "the storage account is busy; it is tried again"),
-        StorageErrorKind::ContainerNotFound | StorageErrorKind::BeingDeleted => ("HubNotFound", "the task hub, or part of it, was deleted"),
-        _ => ("Unreachable", "check the endpoints in the Secret, DNS and network policies; it is tried again"),
-    };
-    NotReady::new(reason, format!("{error}: {advice}"))
 }

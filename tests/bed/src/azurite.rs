@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::assets::{self, Assets};
+use crate::certificates::Authority;
 use crate::guard::Process;
 use crate::proxy::{StorageAddresses, StorageProxy};
 use crate::{BedError, folder};
@@ -21,7 +22,29 @@ pub struct Azurite {
     assets: Assets,
     folder: PathBuf,
     addresses: StorageAddresses,
+    /// Where it has its certificates, if it serves TLS.
+    tls: Option<Tls>,
     process: Option<Process>,
+}
+
+#[derive(Clone)]
+struct Tls {
+    authority: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+/// A token that an emulator which was started with TLS accepts. It looks at the claims of Microsoft Entra ID, at no signature.
+pub fn access_token(lifetime: Duration) -> String {
+    use base64::Engine as _;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let tenant = "11111111-1111-1111-1111-111111111111";
+    let claims = serde_json::json!({
+        "aud": "https://storage.azure.com", "iss": format!("https://sts.windows.net/{tenant}/"), "tid": tenant,
+        "iat": now, "nbf": now.saturating_sub(5), "exp": now + lifetime.as_secs(), "ver": "1.0",
+    });
+    let part = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
+    format!("{}.{}.{}", part(r#"{"alg":"RS256","typ":"JWT"}"#), part(&claims.to_string()), part("not a signature"))
 }
 
 impl Azurite {
@@ -30,13 +53,31 @@ impl Azurite {
     /// # Errors
     /// If it does not come up.
     pub fn start(assets: &Assets) -> Result<Azurite, BedError> {
+        Azurite::start_in(assets, folder::new("azurite")?, None)
+    }
+
+    /// Starts one that serves TLS, with a certificate of an authority of its own, and takes tokens besides keys.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start_with_tls(assets: &Assets) -> Result<Azurite, BedError> {
+        let folder = folder::new("azurite-tls")?;
+        let authority = Authority::new()?;
+        let server = authority.server()?;
+        let tls = Tls { authority: folder.join("ca.crt"), certificate: folder.join("serving.crt"), key: folder.join("serving.key") };
+        for (file, text) in [(&tls.authority, &authority.certificate), (&tls.certificate, &server.certificate), (&tls.key, &server.key)] {
+            std::fs::write(file, text)?;
+        }
+        Azurite::start_in(assets, folder, Some(tls))
+    }
+
+    fn start_in(assets: &Assets, folder: PathBuf, tls: Option<Tls>) -> Result<Azurite, BedError> {
         const TRIES: usize = 3;
-        let folder = folder::new("azurite")?;
         let mut last = BedError::new("not tried");
         for _ in 0..TRIES {
             // Another process may take a port between the choice and the bind: then once more with others.
             let addresses = StorageAddresses { blob: free_address()?, queue: free_address()?, table: free_address()? };
-            let mut azurite = Azurite { assets: assets.clone(), folder: folder.clone(), addresses, process: None };
+            let mut azurite = Azurite { assets: assets.clone(), folder: folder.clone(), addresses, tls: tls.clone(), process: None };
             match azurite.resume() {
                 Ok(()) => return Ok(azurite),
                 Err(error) => last = error,
@@ -62,7 +103,7 @@ impl Azurite {
     pub fn resume(&mut self) -> Result<(), BedError> {
         let StorageAddresses { blob, queue, table } = self.addresses;
         let port = |address: SocketAddr| address.port().to_string();
-        let arguments = [
+        let mut arguments = vec![
             self.assets.azurite.to_string_lossy().into_owned(),
             "--silent".into(),
             "--disableTelemetry".into(),
@@ -76,6 +117,10 @@ impl Azurite {
             "--tablePort".into(),
             port(table),
         ];
+        if let Some(Tls { certificate, key, .. }) = &self.tls {
+            let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+            arguments.extend(["--oauth".into(), "basic".into(), "--cert".into(), text(certificate), "--key".into(), text(key)]);
+        }
         let mut process = Process::start("azurite", &self.folder, &self.assets.node, arguments, std::iter::empty::<(&str, &str)>())?;
         let listens = |address: SocketAddr| TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok();
         process.until(Duration::from_secs(60), || [blob, queue, table].into_iter().all(listens))?;
@@ -93,7 +138,20 @@ impl Azurite {
 
     /// The connection string of its account.
     pub fn connection_string(&self) -> String {
-        self.addresses.connection_string()
+        let text = self.addresses.connection_string();
+        if self.tls.is_some() { text.replace("http://", "https://").replace("=http;", "=https;") } else { text }
+    }
+
+    /// The endpoints of its account: of blobs, queues and tables.
+    pub fn endpoints(&self) -> [String; 3] {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let StorageAddresses { blob, queue, table } = self.addresses;
+        [blob, queue, table].map(|address| format!("{scheme}://{address}/{ACCOUNT}"))
+    }
+
+    /// The file with the certificate of its authority, if it serves TLS.
+    pub fn authority_file(&self) -> Option<&std::path::Path> {
+        self.tls.as_ref().map(|tls| tls.authority.as_path())
     }
 
     /// A proxy in front of it that counts requests and can break them.

@@ -1,10 +1,11 @@
-//! Connection strings: which account, at which endpoints, with which credential.
+//! Accounts: connection strings, signatures and tokens. Which account, at which endpoints, with which credential.
 //!
 //! Knows the syntax alone; contacts nothing. No error and no `Debug` output repeats any part
 //! of the input's values, because a broken connection string is mostly a whole secret.
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use azure_core::http::Url;
 use base64::Engine;
@@ -12,10 +13,52 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::Service;
 use super::credential::{Credential, Secret};
+use super::pipeline::is_loopback;
+use super::token::TokenProvider;
 
 /// The storage emulator's account and key, published by its makers.
 const EMULATOR_ACCOUNT: &str = "devstoreaccount1";
 const EMULATOR_KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+
+/// The suffix of the public cloud's storage services.
+pub const PUBLIC_SUFFIX: &str = "core.windows.net";
+
+/// Endpoints that differ from what the account's name and the cloud's suffix give: private ones, or an emulator's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EndpointOverrides {
+    /// Of the blob service.
+    pub blob: Option<String>,
+    /// Of the queue service.
+    pub queue: Option<String>,
+    /// Of the table service.
+    pub table: Option<String>,
+}
+
+/// Why there is no account of these parts, and what to change. Holds no part of a credential.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AccountError {
+    /// The name cannot be an account's.
+    #[error("the name of the storage account is not valid: it has 3 to 24 lower-case letters and digits")]
+    InvalidName,
+    /// The text is no shared access signature.
+    #[error("it must hold the name=value pairs of a shared access signature, 'sig' among them, and no blanks")]
+    InvalidSas,
+    /// An endpoint cannot be used.
+    #[error("the {service} endpoint {problem}")]
+    InvalidEndpoint {
+        /// The service.
+        service: &'static str,
+        /// What is wrong, and what to change.
+        problem: &'static str,
+    },
+    /// A token would travel unencrypted.
+    #[error("the {service} endpoint must begin with https://: a token is never sent unencrypted, except to this machine")]
+    TokenOverHttp {
+        /// The service.
+        service: &'static str,
+    },
+}
 
 /// A storage account: its name, its endpoints and a credential. `Debug` shows name and endpoints only.
 #[derive(Clone)]
@@ -111,7 +154,7 @@ impl Account {
         let name = match (given_name, &credential) {
             (Some(name), _) => checked_name(name)?,
             (None, Credential::SharedKey(_)) => return Err(ConnectionStringError::MissingAccountName),
-            (None, Credential::Sas(_)) => {
+            (None, Credential::Sas(_) | Credential::Token(_)) => {
                 let endpoint = explicit.iter().flatten().next().ok_or(ConnectionStringError::MissingAccountName)?;
                 endpoint.account_name().ok_or(ConnectionStringError::MissingAccountName)?
             }
@@ -123,6 +166,60 @@ impl Account {
             settings.endpoint_or_default(Service::Queue, queue, derived)?,
             settings.endpoint_or_default(Service::Table, table, derived)?,
         ];
+        Ok(Account { name, endpoints, credential })
+    }
+
+    /// The account `name`, opened by a shared access signature: the query that it is, with or without `?`.
+    ///
+    /// Endpoints are `https://<name>.<service>.<suffix>` unless `overrides` say otherwise.
+    ///
+    /// # Errors
+    /// [`AccountError`], which repeats no part of the signature.
+    pub fn from_sas(name: &str, sas: &str, suffix: &str, overrides: &EndpointOverrides) -> Result<Account, AccountError> {
+        let sas = checked_sas(sas).ok_or(AccountError::InvalidSas)?;
+        Account::of_name(name, suffix, Credential::Sas(Secret::new(sas)))?.with_endpoints(overrides)
+    }
+
+    /// The account `name`, opened by tokens. They are sent over https alone; over http only to this machine.
+    ///
+    /// # Errors
+    /// [`AccountError`].
+    pub fn from_token_provider(
+        name: &str,
+        provider: Arc<dyn TokenProvider>,
+        suffix: &str,
+        overrides: &EndpointOverrides,
+    ) -> Result<Account, AccountError> {
+        Account::of_name(name, suffix, Credential::Token(provider))?.with_endpoints(overrides)
+    }
+
+    /// The same account at other endpoints.
+    ///
+    /// # Errors
+    /// [`AccountError`] if one of them cannot be used.
+    pub fn with_endpoints(mut self, overrides: &EndpointOverrides) -> Result<Account, AccountError> {
+        let given = [&overrides.blob, &overrides.queue, &overrides.table];
+        for ((endpoint, given), service) in self.endpoints.iter_mut().zip(given).zip([Service::Blob, Service::Queue, Service::Table]) {
+            if let Some(text) = given {
+                *endpoint = Endpoint::of(text).map_err(|problem| AccountError::InvalidEndpoint { service: service.as_str(), problem })?;
+            }
+        }
+        for service in [Service::Blob, Service::Queue, Service::Table] {
+            let url = self.url(service);
+            if matches!(self.credential, Credential::Token(_)) && url.scheme() != "https" && !is_loopback(url) {
+                return Err(AccountError::TokenOverHttp { service: service.as_str() });
+            }
+        }
+        Ok(self)
+    }
+
+    fn of_name(name: &str, suffix: &str, credential: Credential) -> Result<Account, AccountError> {
+        let name = checked_name(name).map_err(|_| AccountError::InvalidName)?;
+        let endpoint = |service: Service| {
+            Endpoint::of(&format!("https://{name}.{}.{suffix}", service.as_str()))
+                .map_err(|problem| AccountError::InvalidEndpoint { service: service.as_str(), problem })
+        };
+        let endpoints = [endpoint(Service::Blob)?, endpoint(Service::Queue)?, endpoint(Service::Table)?];
         Ok(Account { name, endpoints, credential })
     }
 
@@ -154,11 +251,17 @@ impl Account {
         &self.of(service).host
     }
 
-    /// How requests are signed: `SharedKey` or `Sas`.
+    /// True if requests to the service are encrypted.
+    pub fn is_encrypted(&self, service: Service) -> bool {
+        self.url(service).scheme() == "https"
+    }
+
+    /// How requests are signed: `SharedKey`, `Sas` or `Token`.
     pub fn method(&self) -> &'static str {
         match self.credential {
             Credential::SharedKey(_) => "SharedKey",
             Credential::Sas(_) => "Sas",
+            Credential::Token(_) => "Token",
         }
     }
 
@@ -193,20 +296,22 @@ impl fmt::Debug for Account {
 
 impl Endpoint {
     fn parse(setting: &'static str, text: &str) -> Result<Endpoint, ConnectionStringError> {
-        let invalid = |problem| ConnectionStringError::InvalidEndpoint { setting, problem };
-        let url = Url::parse(text).map_err(|_| invalid("is not a URL: it must look like https://host or http://host:port/account"))?;
+        Endpoint::of(text).map_err(|problem| ConnectionStringError::InvalidEndpoint { setting, problem })
+    }
+
+    /// The endpoint of this text, or what is wrong with it.
+    fn of(text: &str) -> Result<Endpoint, &'static str> {
+        let url = Url::parse(text).map_err(|_| "is not a URL: it must look like https://host or http://host:port/account")?;
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(invalid("must begin with http:// or https://"));
+            return Err("must begin with http:// or https://");
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(invalid("must not hold a user name or password: use AccountKey or SharedAccessSignature"));
+            return Err("must not hold a user name or password: use AccountKey or SharedAccessSignature");
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(invalid("must not have a query: move it to SharedAccessSignature"));
+            return Err("must not have a query: move it to SharedAccessSignature");
         }
-        let Some(host) = url.host_str().map(str::to_owned) else {
-            return Err(invalid("has no host"));
-        };
+        let host = url.host_str().map(str::to_owned).ok_or("has no host")?;
         let text = url.as_str().trim_end_matches('/').to_owned();
         Ok(Endpoint { url, text, host })
     }
@@ -264,12 +369,7 @@ impl<'a> Settings<'a> {
 
     fn credential(&self) -> Result<Credential, ConnectionStringError> {
         if let Some(sas) = self.get("SharedAccessSignature")? {
-            let sas = sas.trim_start_matches('?');
-            let signed = sas.split('&').any(|pair| pair.strip_prefix("sig=").is_some_and(|signature| !signature.is_empty()));
-            let printable = sas.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
-            if !signed || !printable {
-                return Err(ConnectionStringError::InvalidSharedAccessSignature);
-            }
+            let sas = checked_sas(sas).ok_or(ConnectionStringError::InvalidSharedAccessSignature)?;
             return Ok(Credential::Sas(Secret::new(sas)));
         }
         let key = self.get("AccountKey")?.ok_or(ConnectionStringError::MissingCredential)?;
@@ -299,13 +399,21 @@ impl<'a> Settings<'a> {
             Some(value) if value.eq_ignore_ascii_case("http") => "http",
             Some(_) => return Err(ConnectionStringError::InvalidProtocol),
         };
-        let suffix = self.get("EndpointSuffix")?.unwrap_or("core.windows.net");
+        let suffix = self.get("EndpointSuffix")?.unwrap_or(PUBLIC_SUFFIX);
         let label = |label: &str| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         if !suffix.split('.').all(label) {
             return Err(ConnectionStringError::InvalidEndpointSuffix);
         }
         Endpoint::parse(setting, &format!("{protocol}://{account}.{}.{suffix}", service.as_str()))
     }
+}
+
+/// A signature without its `?`; none if it is none.
+fn checked_sas(text: &str) -> Option<&str> {
+    let sas = text.trim().trim_start_matches('?');
+    let signed = sas.split('&').any(|pair| pair.strip_prefix("sig=").is_some_and(|signature| !signature.is_empty()));
+    let printable = sas.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    (signed && printable).then_some(sas)
 }
 
 /// The name goes into host names and signatures: nothing but the characters that accounts have.
@@ -414,5 +522,61 @@ mod tests {
         let account = parse("AccountName=orders1;SharedAccessSignature=sig=S3CRET").unwrap();
         assert!(!format!("{account:?}").contains(SECRET));
         assert!(!format!("{:?}", account.credential()).contains(SECRET));
+    }
+
+    struct NoTokens;
+
+    impl TokenProvider for NoTokens {
+        fn token(&self) -> super::super::TokenFuture<'_> {
+            Box::pin(async { Err(super::super::TokenError::new(super::super::TokenErrorKind::Unavailable, "none here")) })
+        }
+    }
+
+    fn overrides(table: &str) -> EndpointOverrides {
+        EndpointOverrides { table: Some(table.to_owned()), ..EndpointOverrides::default() }
+    }
+
+    #[test]
+    fn name_and_cloud_give_endpoints_unless_they_are_given() {
+        let government = "core.usgovcloudapi.net";
+        let account = Account::from_sas("orders1", "?sv=1&sig=S3CRET", government, &overrides("https://10.0.0.1:4/orders1/")).unwrap();
+        assert_eq!(
+            endpoints(&account),
+            ["https://orders1.blob.core.usgovcloudapi.net", "https://orders1.queue.core.usgovcloudapi.net", "https://10.0.0.1:4/orders1"]
+        );
+        assert_eq!((account.name(), account.method(), account.host(Service::Table)), ("orders1", "Sas", "10.0.0.1"));
+        let account = parse("AccountName=orders1;AccountKey=a2V5").unwrap().with_endpoints(&overrides("http://localhost:1/o")).unwrap();
+        assert_eq!(account.host(Service::Table), "localhost");
+        assert!(!account.is_encrypted(Service::Table) && account.is_encrypted(Service::Blob));
+    }
+
+    #[test]
+    fn what_is_no_account_is_refused_without_a_word_of_the_secret() {
+        for (name, sas, table) in [
+            ("Orders", "sig=S3CRET", "https://h"),
+            ("orders/1", "sig=S3CRET", "https://h"),
+            ("orders1", "S3CRET", "https://h"),
+            ("orders1", "sig=S3CRET x", "https://h"),
+            ("orders1", "sig=S3CRET", "ftp://h"),
+            ("orders1", "sig=S3CRET", "https://user:S3CRET@h"),
+            ("orders1", "sig=S3CRET", "https://h/?sig=S3CRET"),
+            ("orders1", "sig=S3CRET", "/h"),
+        ] {
+            let error = Account::from_sas(name, sas, PUBLIC_SUFFIX, &overrides(table)).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("S3CRET"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn tokens_travel_encrypted_or_not_beyond_this_machine() {
+        let account = |table: &str| Account::from_token_provider("orders1", Arc::new(NoTokens), PUBLIC_SUFFIX, &overrides(table));
+        for table in ["https://10.0.0.1", "http://127.0.0.1:1/a", "http://[::1]:1/a", "http://localhost/a"] {
+            assert_eq!(account(table).unwrap().method(), "Token", "{table}");
+        }
+        for table in ["http://10.0.0.1", "http://orders1.table.core.windows.net", "http://localhost.evil.example", "http://0.0.0.0:1"] {
+            assert_eq!(account(table).unwrap_err(), AccountError::TokenOverHttp { service: "table" }, "{table}");
+        }
+        let shown = format!("{:?}", account("https://h").unwrap().credential());
+        assert_eq!(shown, "Token(..)");
     }
 }

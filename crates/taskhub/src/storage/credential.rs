@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use azure_core::error::ErrorKind;
 use azure_core::hmac::hmac_sha256;
 use azure_core::http::headers::{HeaderName, Headers};
 use azure_core::http::policies::{Policy, PolicyResult};
@@ -15,6 +16,8 @@ use azure_core::http::{Context, Request, Url};
 use azure_core::time::{OffsetDateTime, to_rfc7231};
 
 use super::Service;
+use super::error::Failure;
+use super::token::{TokenErrorKind, TokenProvider};
 
 /// A key or token; `Debug` shows none of it, and there is no `Display`.
 #[derive(Clone)]
@@ -24,6 +27,10 @@ impl Secret {
     pub(super) fn new(text: &str) -> Secret {
         Secret(azure_core::credentials::Secret::new(text.to_owned()))
     }
+
+    pub(super) fn text(&self) -> &str {
+        self.0.secret()
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -32,12 +39,24 @@ impl fmt::Debug for Secret {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) enum Credential {
     /// The account's key, Base64.
     SharedKey(Secret),
     /// A shared access signature, as the query that it is, without `?`.
     Sas(Secret),
+    /// Tokens of Microsoft Entra ID.
+    Token(Arc<dyn TokenProvider>),
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Credential::SharedKey(_) => "SharedKey(..)",
+            Credential::Sas(_) => "Sas(..)",
+            Credential::Token(_) => "Token(..)",
+        })
+    }
 }
 
 impl Credential {
@@ -45,6 +64,7 @@ impl Credential {
         match self {
             Credential::SharedKey(key) => Arc::new(SharedKeyPolicy { account: account.to_owned(), service, key: key.clone() }),
             Credential::Sas(sas) => Arc::new(SasPolicy(sas.clone())),
+            Credential::Token(provider) => Arc::new(TokenPolicy { service, provider: provider.clone() }),
         }
     }
 }
@@ -78,6 +98,37 @@ struct SasPolicy(Secret);
 impl Policy for SasPolicy {
     async fn send(&self, context: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
         add_sas(request.url_mut(), self.0.0.secret());
+        forward(context, request, next).await
+    }
+}
+
+struct TokenPolicy {
+    service: Service,
+    provider: Arc<dyn TokenProvider>,
+}
+
+impl fmt::Debug for TokenPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenPolicy").field("service", &self.service).finish_non_exhaustive()
+    }
+}
+
+/// The first version of the table service that takes tokens.
+const TABLE_VERSION_WITH_TOKENS: &str = "2020-12-06";
+
+#[async_trait]
+impl Policy for TokenPolicy {
+    async fn send(&self, context: &Context, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
+        let token = self.provider.token().await.map_err(|error| {
+            // The kind decides on another try.
+            let kind = if error.kind() == TokenErrorKind::Unavailable { ErrorKind::Io } else { ErrorKind::Credential };
+            let text = error.to_string();
+            azure_core::Error::with_error(kind, Failure::Token { kind: error.kind(), message: text.clone() }, text)
+        })?;
+        request.insert_header("authorization", token.header());
+        if self.service == Service::Table {
+            request.insert_header("x-ms-version", TABLE_VERSION_WITH_TOKENS);
+        }
         forward(context, request, next).await
     }
 }

@@ -11,6 +11,8 @@ use std::time::Duration;
 use azure_core::error::ErrorKind;
 use azure_core::http::headers::{ERROR_CODE, Headers};
 
+use super::token::TokenErrorKind;
+
 /// A failed call: what was tried, what came back, and what to do about it.
 ///
 /// Small to return, because it is one pointer.
@@ -159,7 +161,8 @@ impl fmt::Display for Details {
         if let Some(index) = self.failed_operation {
             write!(f, ", by operation {index} of the transaction")?;
         }
-        match hint(self.kind) {
+        // Who provides tokens says itself what to do.
+        match hint(self.kind).filter(|_| !matches!(self.failure, Failure::Token { .. })) {
             Some(hint) => write!(f, " ({hint})"),
             None => Ok(()),
         }
@@ -182,13 +185,11 @@ fn phrase(operation: &str) -> String {
 
 fn hint(kind: StorageErrorKind) -> Option<&'static str> {
     match kind {
-        StorageErrorKind::Authentication => {
-            Some("the account key or SAS is not valid for this account or has expired: renew the connection string")
-        }
-        StorageErrorKind::AccessDenied => {
-            Some("the credential does not allow this: check the permissions of the SAS and the firewall of the account")
-        }
-        StorageErrorKind::Unreachable => Some("check the endpoint in the connection string, DNS and network policies"),
+        StorageErrorKind::Authentication => Some("the account does not accept the key, SAS or token, or it has expired: renew it"),
+        StorageErrorKind::AccessDenied => Some(
+            "the credential does not allow this: check the permissions of the SAS or the roles of the identity, and the firewall of the account",
+        ),
+        StorageErrorKind::Unreachable => Some("check the endpoint, DNS and network policies"),
         StorageErrorKind::BeingDeleted => Some("it is still being deleted: this passes within minutes"),
         StorageErrorKind::UnexpectedResponse => Some("the answer is not one of a storage service: check the endpoint"),
         _ => None,
@@ -248,6 +249,8 @@ pub(super) enum Failure {
     Request(String),
     #[error("{0}")]
     Unreadable(String),
+    #[error("{message}")]
+    Token { kind: TokenErrorKind, message: String },
 }
 
 impl Failure {
@@ -299,6 +302,9 @@ impl Failure {
             Failure::TooLarge(_) => StorageErrorKind::TooLarge,
             Failure::Invalid(_) | Failure::Request(_) => StorageErrorKind::InvalidInput,
             Failure::Unreadable(_) => StorageErrorKind::UnexpectedResponse,
+            Failure::Token { kind: TokenErrorKind::Refused, .. } => StorageErrorKind::Authentication,
+            Failure::Token { kind: TokenErrorKind::Forbidden, .. } => StorageErrorKind::AccessDenied,
+            Failure::Token { kind: TokenErrorKind::Unavailable, .. } => StorageErrorKind::Unreachable,
         }
     }
 }
@@ -424,7 +430,7 @@ mod tests {
         let failure = |status, code: &str| Failure::Response { status, code: Some(code.to_owned()), unauthenticated: false };
         assert_eq!(
             origin.failed(failure(403, "AuthenticationFailed")).to_string(),
-            "insert into OrdersInstances: 403 AuthenticationFailed (the account key or SAS is not valid for this account or has expired: renew the connection string)"
+            "insert into OrdersInstances: 403 AuthenticationFailed (the account does not accept the key, SAS or token, or it has expired: renew it)"
         );
         let error = origin.failed(failure(409, "EntityAlreadyExists")).with_failed_operation(Some(3));
         assert_eq!(error.to_string(), "insert into OrdersInstances: 409 EntityAlreadyExists, by operation 3 of the transaction");

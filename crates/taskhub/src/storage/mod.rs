@@ -17,15 +17,17 @@ mod error;
 mod pipeline;
 mod queue;
 mod table;
+mod token;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use account::{Account, ConnectionStringError};
+pub use account::{Account, AccountError, ConnectionStringError, EndpointOverrides, PUBLIC_SUFFIX};
 pub use blob::{BlobEntry, Container};
 pub use error::{StorageError, StorageErrorKind};
 pub use queue::{Queue, QueueMessage, SentMessage};
 pub use table::{Condition, Continuation, ETag, Entity, Operation, Page, Query, Table, Value, quote};
+pub use token::{AccessToken, TokenError, TokenErrorKind, TokenFuture, TokenProvider};
 
 /// One of the three services of a storage account that a hub lives in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
