@@ -198,7 +198,11 @@ pub struct OrchestrationMetrics {
 impl OrchestrationMetrics {
     fn register(registry: &mut Registry) -> OrchestrationMetrics {
         let metrics = OrchestrationMetrics::default();
-        registry.register("deletions_given_up", "Deletions of objects that were not carried into the hub in time", metrics.given_up.clone());
+        registry.register(
+            "deletions_given_up",
+            "Deletions of objects that were not carried into the hub in time",
+            metrics.given_up.clone(),
+        );
         metrics
     }
 }

@@ -230,6 +230,12 @@ impl Hubs {
         }
     }
 
+    /// The Orchestration is gone.
+    pub fn forget(&self, uid: &str) {
+        let changed = self.inner.tally.lock().unwrap_or_else(PoisonError::into_inner).forget(uid);
+        self.inner.counted.add(changed);
+    }
+
     /// How many Orchestrations refer to the hub, by where they stand, of those that were recorded.
     pub fn counts(&self, key: &HubKey) -> Counts {
         self.inner.tally.lock().unwrap_or_else(PoisonError::into_inner).counts(key)

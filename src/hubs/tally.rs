@@ -102,6 +102,13 @@ impl Tally {
         true
     }
 
+    /// The object is gone, whatever hub it was of; the hub whose counts that changes.
+    pub(super) fn forget(&mut self, uid: &str) -> Option<HubKey> {
+        let key = self.hubs.iter().find(|(_, hub)| hub.standings.contains_key(uid)).map(|(key, _)| key.clone())?;
+        self.record(&key, uid, None);
+        Some(key)
+    }
+
     /// The counts of a hub.
     pub(super) fn counts(&self, key: &HubKey) -> Counts {
         self.hubs.get(key).map(|hub| hub.counts).unwrap_or_default()

@@ -19,5 +19,5 @@ async fn applied_runs_end_as_the_worker_ends_them() {
 
     world.orchestration("fail", "Fail", json!({"input": {"value": "no stock left"}}));
     let failed = world.reason("fail", "OrchestrationFailed").await;
-    assert_eq!(failed.failure.unwrap().message, "Orchestrator function 'Fail' failed: no stock left");
+    assert_eq!(failed.failure.unwrap().message.unwrap(), "Orchestrator function 'Fail' failed: no stock left");
 }

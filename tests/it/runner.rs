@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use durable_bed::assets;
 use durable_bed::control_plane::ControlPlane;
-use durable_operator::api::v1alpha1::{Orchestration, OrchestrationSpec, OrchestrationStatus, TaskHubReference};
+use durable_operator::api::v1alpha1::{Orchestration, OrchestrationStatus};
 use durable_operator::controllers::status::{self, Written};
 use futures::future::join_all;
 use kube::api::{DeleteParams, PostParams};
@@ -17,13 +17,7 @@ use crate::support::gate::Gate;
 use crate::support::probe::{Limits, Object, run};
 
 fn orchestration(name: &str) -> Orchestration {
-    let spec = OrchestrationSpec {
-        task_hub_ref: TaskHubReference { name: "hub".to_owned() },
-        function_name: "Echo".to_owned(),
-        instance_id: None,
-        start_policy: Default::default(),
-        input: None,
-    };
+    let spec = serde_json::from_value(serde_json::json!({"taskHubRef": {"name": "hub"}, "functionName": "Echo"})).unwrap();
     Orchestration::new(name, spec)
 }
 

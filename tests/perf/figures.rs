@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use durable_bed::binaries;
-use durable_operator::api::v1alpha1::{Orchestration, OrchestrationSpec, OrchestrationStatus, RuntimeStatus, TaskHubReference};
+use durable_operator::api::v1alpha1::{Orchestration, OrchestrationStatus, RuntimeStatus};
 use futures::{StreamExt, TryStreamExt};
 use kube::Api;
 use kube::api::PostParams;
@@ -144,13 +144,7 @@ async fn settle(api: &Api<Orchestration>, name: &str) {
 }
 
 fn orchestration(name: &str) -> Orchestration {
-    let spec = OrchestrationSpec {
-        task_hub_ref: TaskHubReference { name: "hub".to_owned() },
-        function_name: "HelloSequence".to_owned(),
-        instance_id: None,
-        start_policy: Default::default(),
-        input: None,
-    };
+    let spec = serde_json::from_value(serde_json::json!({"taskHubRef": {"name": "hub"}, "functionName": "HelloSequence"})).unwrap();
     Orchestration::new(name, spec)
 }
 

@@ -120,7 +120,8 @@ async fn taken(hub: &ReadyHub, wish: &Wish, input: Option<&str>) -> Result<Outco
 /// second one is swallowed.
 async fn ours(hub: &ReadyHub, wish: &Wish, instance: Instance) -> Result<Outcome, Failure> {
     if instance.has_started {
-        let adopted = wish.spec.start_policy != StartPolicy::Create && instance.execution_id.as_deref() != Some(&wish.identity.execution_id);
+        let adopted =
+            wish.spec.start_policy != StartPolicy::Create && instance.execution_id.as_deref() != Some(&wish.identity.execution_id);
         let row = Row { adopted, ..row(hub, Some(wish), instance.into()).await? };
         return Ok(Outcome::Row(row, Change::Keep));
     }
@@ -237,7 +238,9 @@ pub async fn row(hub: &ReadyHub, wish: Option<&Wish>, instance: Arc<Instance>) -
                 }
             }
             // Somebody marked the row, and the run goes on (engine-experiments.md 5.8, 5.10).
-            Ending::Open { .. } if instance.runtime_status == RuntimeStatus::Terminated => row.status = crate::api::v1alpha1::RuntimeStatus::Running,
+            Ending::Open { .. } if instance.runtime_status == RuntimeStatus::Terminated => {
+                row.status = crate::api::v1alpha1::RuntimeStatus::Running
+            }
             // Terminated before its start was taken up: if its message is there yet, it runs all the same (5.1, 5.3).
             Ending::NoHistory if instance.runtime_status == RuntimeStatus::Terminated && !is_old(&instance) => {
                 row.status = crate::api::v1alpha1::RuntimeStatus::Pending;

@@ -173,7 +173,8 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
 fn upkeep(facts: &Facts<'_>, wish: &Wish) -> Option<Decision> {
     let has_instance = is_accepted(facts.status) && !is_hands_off(facts.status);
     let needed = is_rewinding(facts.status) || (wish.outlives_object() && has_instance);
-    let superfluous = !is_rewinding(facts.status) && (!wish.outlives_object() || is_hands_off(facts.status));
+    let rewinds = is_rewinding(facts.status) || wish.asks_for_rewind(facts.status);
+    let superfluous = !rewinds && (!wish.outlives_object() || is_hands_off(facts.status));
     match facts.has_finalizer {
         false if needed => Some(Decision::AddFinalizer),
         true if superfluous => Some(Decision::RemoveFinalizer),

@@ -16,8 +16,7 @@ use super::wish::{Wish, has_effect, is_accepted, is_terminal};
 use crate::api::Json;
 use crate::api::conditions::{self, Statement, cut};
 use crate::api::v1alpha1::{
-    DesiredState, Failure, HubTime, LastRewind, OrchestrationStatus, OutputPolicy, OutputReference, Pending, RewindResult,
-    RuntimeStatus,
+    DesiredState, Failure, HubTime, LastRewind, OrchestrationStatus, OutputPolicy, OutputReference, Pending, RewindResult, RuntimeStatus,
 };
 
 #[cfg(test)]
@@ -124,7 +123,8 @@ pub struct About<'a> {
 /// The status after `outcome`, if `before` is what the object says now.
 pub fn describe(before: &OrchestrationStatus, outcome: &Outcome, about: &About<'_>) -> OrchestrationStatus {
     let mut status = before.clone();
-    status.last_handled_reconcile_at = about.requested_at.map(|value| cut(value, MAX_ECHO_BYTES).to_owned()).or(status.last_handled_reconcile_at);
+    status.last_handled_reconcile_at =
+        about.requested_at.map(|value| cut(value, MAX_ECHO_BYTES).to_owned()).or(status.last_handled_reconcile_at);
     consume_token(&mut status, outcome, about);
     let desired = about.wish.map(Wish::desired).unwrap_or_default();
     let adopted = says::is_adopted(before);

@@ -5,8 +5,13 @@ use std::sync::Arc;
 use durable_taskhub::storage::Entity;
 
 use super::*;
+use crate::api::v1alpha1::{Action, DesiredState, OrchestrationSpec, Phase, ReadyWhen};
 use crate::connection::NotReady;
-use crate::controllers::orchestration::decide::Refusal;
+use crate::controllers::orchestration::identity::Identity;
+use crate::controllers::orchestration::notice::notices;
+use crate::controllers::orchestration::wish::Refusal;
+
+const MAX_INLINE_BYTES: usize = 8192;
 
 fn now() -> Time {
     Time::parse("2026-11-24T12:00:00Z").unwrap()
@@ -21,16 +26,47 @@ fn entity(status: &str) -> Entity {
 }
 
 fn row(entity: Entity, output: Option<&str>, workers_active: bool) -> Outcome {
+    changed(entity, output, workers_active, Change::Keep)
+}
+
+fn changed(entity: Entity, output: Option<&str>, workers_active: bool, change: Change) -> Outcome {
     let instance = Arc::new(Instance::from_row(entity, ""));
-    Outcome::Row(Row { instance, output: output.map(|text| Ok(text.to_owned())), workers_active })
+    let row = Row {
+        status: super::super::wish::runtime_status(instance.runtime_status),
+        has_started: instance.has_started,
+        instance,
+        output: output.map(|text| Ok(text.to_owned())),
+        failure_type: None,
+        workers_active,
+        adopted: false,
+    };
+    Outcome::Row(row, change)
+}
+
+fn wish_with(change: impl FnOnce(&mut OrchestrationSpec)) -> Wish {
+    let mut spec = serde_json::from_value(serde_json::json!({"taskHubRef": {"name": "hub"}, "functionName": "Echo"})).unwrap();
+    change(&mut spec);
+    Wish { identity: Identity::new("shop", "order", "0f8fad5b-d9cb-469f-a165-70867728950e", None).unwrap(), spec }
+}
+
+fn wants(desired: DesiredState) -> Wish {
+    wish_with(|spec| spec.desired_state = desired)
+}
+
+fn about(wish: &Wish, generation: i64) -> About<'_> {
+    About { wish: Some(wish), generation, requested_at: None, max_inline_bytes: MAX_INLINE_BYTES, now: now() }
 }
 
 fn of(outcome: &Outcome) -> OrchestrationStatus {
-    describe(&OrchestrationStatus::default(), outcome, 3, None, now())
+    describe(&OrchestrationStatus::default(), outcome, &about(&wish_with(|_| {}), 3))
 }
 
 fn said(status: &OrchestrationStatus) -> Vec<String> {
     status.conditions.iter().map(|c| format!("{}={} {}", c.type_, c.status, c.reason)).collect()
+}
+
+fn pending(action: Action, phase: Phase) -> Pending {
+    Pending { action, phase, issued_at: HubTime(now()), queue: None, message_id: Some("m".to_owned()), pop_receipt: None }
 }
 
 #[test]
@@ -90,7 +126,7 @@ fn every_outcome_says_ready_and_what_kstatus_reads() {
             &["Ready=False Canceled", "Started=True Started", "Failed=True Canceled", "Stalled=True Canceled"],
         ),
         (
-            Outcome::Conflict { instance_id: "order-1".to_owned(), status: RuntimeStatus::Running, owner: None },
+            Outcome::Conflict { instance_id: "order-1".to_owned(), what: "Running".to_owned(), owner: None },
             &["Ready=False Conflict", "Started=False Conflict", "Stalled=True Conflict"],
         ),
         (Outcome::Replaced { owner: None }, &["Ready=False Replaced", "Started=True Started", "Stalled=True Replaced"]),
@@ -106,14 +142,18 @@ fn every_outcome_says_ready_and_what_kstatus_reads() {
         assert!(status.conditions.iter().all(|condition| !condition.message.is_empty()));
         let over = ["Completed", "Failed", "Terminated", "Canceled"]
             .iter()
-            .any(|end| matches!(&outcome, Outcome::Row(row) if row.instance.runtime_status.name() == *end));
+            .any(|end| matches!(&outcome, Outcome::Row(row, _) if row.instance.runtime_status.name() == *end));
         assert_eq!(
             status.settled,
             over || matches!(outcome, Outcome::Conflict { .. } | Outcome::Replaced { .. } | Outcome::Missing),
             "{outcome:?}"
         );
         assert_eq!(
-            describe(&status, &outcome, 3, None, now().saturating_add(std::time::Duration::from_secs(5))),
+            describe(
+                &status,
+                &outcome,
+                &About { now: now().saturating_add(std::time::Duration::from_secs(5)), ..about(&wish_with(|_| {}), 3) }
+            ),
             status,
             "described again, nothing is new"
         );
@@ -166,10 +206,10 @@ fn what_nests_too_deep_could_not_be_read_back_and_is_referred_to() {
 #[test]
 fn a_failure_has_the_hubs_text_and_no_output() {
     let status = of(&row(entity("Failed"), Some("Orchestrator function 'X' failed: no"), true));
-    assert_eq!(status.failure.unwrap().message, "Orchestrator function 'X' failed: no");
+    assert_eq!(status.failure.unwrap().message.unwrap(), "Orchestrator function 'X' failed: no");
     assert_eq!(status.output, None);
     let long = of(&row(entity("Failed"), Some(&"é".repeat(10_000)), true));
-    assert_eq!(long.failure.unwrap().message.len(), MAX_INLINE_BYTES);
+    assert_eq!(long.failure.unwrap().message.unwrap().len(), MAX_FAILURE_BYTES);
 }
 
 #[test]
@@ -188,18 +228,188 @@ fn the_largest_status_stays_within_its_budget() {
 fn a_person_is_told_once_of_what_she_would_want_to_know() {
     let before = of(&row(entity("Running"), None, true));
     let failed = of(&row(entity("Failed"), Some("no"), true));
-    let told = notice(&before, &failed).unwrap();
-    assert_eq!((told.is_warning, told.reason), (true, "OrchestrationFailed"));
-    assert!(!told.note.contains("no\n"), "no payload in Events");
-    assert_eq!(notice(&failed, &failed), None);
+    let wish = wish_with(|_| {});
+    let told = notices(&before, &failed, Some(&wish));
+    assert_eq!((told.len(), told[0].is_warning, told[0].reason), (1, true, "OrchestrationFailed"));
+    assert!(!told[0].note.contains("no\n"), "no payload in Events");
+    assert_eq!(notices(&failed, &failed, Some(&wish)), []);
     let completed = of(&row(entity("Completed"), Some("1"), true));
-    assert_eq!(notice(&before, &completed), None, "an ordinary end is shown by conditions");
+    assert_eq!(notices(&before, &completed, Some(&wish)), [], "an ordinary end is shown by conditions");
+
+    // A control action is told when its message is sent, once.
+    let issued = describe(
+        &before,
+        &changed(entity("Running"), None, true, Change::Set(Pending { message_id: None, ..pending(Action::Suspend, Phase::Issued) })),
+        &about(&wish, 3),
+    );
+    assert_eq!(notices(&before, &issued, Some(&wish)), []);
+    let sent =
+        describe(&issued, &changed(entity("Running"), None, true, Change::Set(pending(Action::Suspend, Phase::Sent))), &about(&wish, 3));
+    assert_eq!(notices(&issued, &sent, Some(&wish)).iter().map(|notice| notice.reason).collect::<Vec<_>>(), ["Suspending"]);
+    let taken =
+        describe(&sent, &changed(entity("Running"), None, true, Change::Set(pending(Action::Suspend, Phase::Taken))), &about(&wish, 3));
+    assert_eq!(notices(&sent, &taken, Some(&wish)), []);
+
+    // A wish that comes after the end is told to be late.
+    let suspend = wants(DesiredState::Suspended);
+    let late = describe(&completed, &Outcome::Unchanged, &about(&suspend, 4));
+    assert_eq!(notices(&completed, &late, Some(&suspend)).iter().map(|notice| notice.reason).collect::<Vec<_>>(), ["TooLate"]);
+    assert_eq!(said(&late), said(&completed));
+    assert_eq!(late.observed_generation, Some(4));
 }
 
 #[test]
 fn an_annotation_is_echoed_whatever_came_of_it() {
     let before = of(&row(entity("Completed"), Some("1"), true));
-    let after = describe(&before, &Outcome::Unchanged, 3, Some("2026-11-24T12:00:00Z"), now());
+    let wish = wish_with(|_| {});
+    let asked = About { requested_at: Some("2026-11-24T12:00:00Z"), ..about(&wish, 3) };
+    let after = describe(&before, &Outcome::Unchanged, &asked);
     assert_eq!(after.last_handled_reconcile_at.as_deref(), Some("2026-11-24T12:00:00Z"));
     assert_eq!(OrchestrationStatus { last_handled_reconcile_at: None, ..after }, before);
+}
+
+#[test]
+fn a_state_that_was_asked_for_is_ready_when_it_is_reached() {
+    let suspended = row(entity("Suspended"), None, true);
+    let of = |wish: &Wish, outcome: &Outcome| describe(&OrchestrationStatus::default(), outcome, &about(wish, 1));
+    assert_eq!(
+        said(&of(&wants(DesiredState::Suspended), &suspended)),
+        ["Ready=True Suspended", "Started=True Started", "Suspended=True Suspended"]
+    );
+    let terminated = row(entity("Terminated"), Some("no longer needed"), true);
+    assert_eq!(
+        said(&of(&wants(DesiredState::Terminated), &terminated)),
+        ["Ready=True Terminated", "Started=True Started", "Complete=True Terminated"]
+    );
+    assert_eq!(
+        said(&of(&wants(DesiredState::Terminated), &Outcome::Missing)),
+        ["Ready=True Terminated", "Started=True Started", "Complete=True Terminated"]
+    );
+    let eternal = wish_with(|spec| spec.ready_when = ReadyWhen::Started);
+    assert_eq!(said(&of(&eternal, &row(entity("Running"), None, true))), ["Ready=True Started", "Started=True Started"]);
+    let never = Outcome::Held(Hold::NeverStarted);
+    let status = of(&wants(DesiredState::Terminated), &never);
+    assert_eq!(said(&status), ["Ready=True Terminated", "Started=False NotCreated", "Complete=True Terminated"]);
+    assert!(status.settled);
+    let wish = wants(DesiredState::Running);
+    assert_eq!(
+        said(&describe(&status, &Outcome::Unchanged, &about(&wish, 2))),
+        ["Ready=False AlreadyTerminated", "Started=False NotCreated", "Failed=True Terminated", "Stalled=True AlreadyTerminated"]
+    );
+}
+
+#[test]
+fn a_termination_says_who_asked_for_it() {
+    let terminated = || row(entity("Terminated"), None, true);
+    let before = describe(
+        &OrchestrationStatus::default(),
+        &changed(entity("Running"), None, true, Change::Set(pending(Action::Terminate, Phase::Sent))),
+        &about(&wants(DesiredState::Running), 1),
+    );
+    let overdue = wish_with(|spec| spec.active_deadline_seconds = Some(10));
+    let reasons = |status: &OrchestrationStatus| said(status).into_iter().filter(|said| !said.starts_with("Started")).collect::<Vec<_>>();
+    let by_deadline = describe(&before, &terminated(), &about(&overdue, 1));
+    assert_eq!(reasons(&by_deadline), ["Ready=False DeadlineExceeded", "Failed=True DeadlineExceeded", "Stalled=True DeadlineExceeded"]);
+    assert_eq!(describe(&by_deadline, &terminated(), &about(&overdue, 1)), by_deadline);
+    let by_other = describe(&OrchestrationStatus::default(), &terminated(), &about(&overdue, 1));
+    assert_eq!(reasons(&by_other), ["Ready=False Terminated", "Failed=True Terminated", "Stalled=True Terminated"]);
+
+    // Asked for, and then something else is.
+    let wish = wants(DesiredState::Terminated);
+    let asked = describe(&before, &terminated(), &about(&wish, 2));
+    assert_eq!(reasons(&asked), ["Ready=True Terminated", "Complete=True Terminated"]);
+    let wish = wants(DesiredState::Running);
+    let back = describe(&asked, &Outcome::Unchanged, &about(&wish, 3));
+    assert_eq!(reasons(&back), ["Ready=False AlreadyTerminated", "Failed=True Terminated", "Stalled=True AlreadyTerminated"]);
+    assert_eq!(describe(&back, &Outcome::Unchanged, &about(&wish, 3)), back);
+}
+
+#[test]
+fn an_action_under_way_is_said_until_its_effect_shows() {
+    let wish = wants(DesiredState::Suspended);
+    let status = describe(
+        &OrchestrationStatus::default(),
+        &changed(entity("Running"), None, true, Change::Set(pending(Action::Suspend, Phase::Sent))),
+        &about(&wish, 1),
+    );
+    assert_eq!(said(&status), ["Ready=False Suspending", "Started=True Started", "Reconciling=True Suspending"]);
+    assert!(status.pending.is_some());
+    let status = describe(&status, &row(entity("Suspended"), None, true), &about(&wish, 1));
+    assert_eq!(said(&status), ["Ready=True Suspended", "Started=True Started", "Suspended=True Suspended"]);
+    assert!(status.pending.is_none());
+    // The wish changes: the suspension stays ours, so that it is taken back.
+    let wish = wants(DesiredState::Running);
+    let status = describe(&status, &row(entity("Suspended"), None, true), &about(&wish, 2));
+    assert_eq!(said(&status), ["Ready=False Resuming", "Started=True Started", "Suspended=True Suspended", "Reconciling=True Resuming"]);
+}
+
+#[test]
+fn a_token_is_used_up_at_whatever_moment_it_arrives() {
+    let token = |token: Option<&str>| {
+        wish_with(|spec| {
+            spec.desired_state = DesiredState::Rewound;
+            spec.rewind_token = token.map(str::to_owned);
+        })
+    };
+    let result = |status: &OrchestrationStatus| status.last_rewind.as_ref().map(|last| last.result);
+    let wish = token(Some("a"));
+    let accepted = Outcome::Accepted { instance_id: "order-1".to_owned(), execution_id: "E".to_owned(), created_time: now() };
+    for outcome in
+        [accepted, Outcome::Held(Hold::TaskHubNotFound), row(entity("Running"), None, true), row(entity("Completed"), None, true)]
+    {
+        let status = describe(&OrchestrationStatus::default(), &outcome, &about(&wish, 1));
+        assert_eq!(result(&status), Some(RewindResult::NotNeeded), "{outcome:?}");
+    }
+    for outcome in [row(entity("Terminated"), None, true), Outcome::Missing, Outcome::Replaced { owner: None }] {
+        let status = describe(&OrchestrationStatus::default(), &outcome, &about(&wish, 1));
+        assert_eq!(result(&status), Some(RewindResult::Rejected), "{outcome:?}");
+    }
+    // Of a run that has failed, the rewind itself decides.
+    let failed = describe(&OrchestrationStatus::default(), &row(entity("Failed"), Some("no"), true), &about(&wish, 1));
+    assert_eq!(result(&failed), None);
+    let rejected = describe(&failed, &Outcome::Rewound(RewindResult::Rejected, "timers".to_owned()), &about(&wish, 1));
+    assert_eq!(
+        said(&rejected),
+        ["Ready=False RewindRejected", "Started=True Started", "Failed=True OrchestrationFailed", "Stalled=True RewindRejected"]
+    );
+    assert!(rejected.conditions[0].message.contains("timers"));
+    let rewinding = describe(&failed, &Outcome::Rewinding(pending(Action::Rewind, Phase::Issued)), &about(&wish, 1));
+    assert_eq!(said(&rewinding), ["Ready=False Rewinding", "Started=True Started", "Reconciling=True Rewinding"]);
+    assert!(!rewinding.settled);
+    let rewound = describe(&rewinding, &Outcome::Rewound(RewindResult::Succeeded, String::new()), &about(&wish, 1));
+    assert_eq!(said(&rewound), ["Ready=False Rewinding", "Started=True Started", "Reconciling=True Rewinding"]);
+    assert!(rewound.pending.is_none() && rewound.failure.is_none() && !rewound.settled);
+    assert_eq!(rewound.last_rewind.as_ref().and_then(|last| last.token.as_deref()), Some("a"));
+    // Failed again, the same token does nothing more.
+    let again = describe(&rewound, &row(entity("Failed"), Some("no"), true), &about(&wish, 1));
+    assert!(!wish.asks_for_rewind(&again));
+    assert_eq!(again.conditions[0].reason, "OrchestrationFailed");
+
+    // Without a token it can be asked for again after another state was.
+    let bare = token(None);
+    let once = describe(&failed, &Outcome::Rewound(RewindResult::Succeeded, String::new()), &about(&bare, 1));
+    assert!(!bare.asks_for_rewind(&once));
+    let other = describe(&once, &row(entity("Failed"), Some("no"), true), &about(&wants(DesiredState::Running), 2));
+    assert!(bare.asks_for_rewind(&other));
+}
+
+#[test]
+fn with_omit_nothing_that_a_worker_returned_is_shown() {
+    let omit = wish_with(|spec| spec.output_policy = OutputPolicy::Omit);
+    for state in ["Completed", "Failed"] {
+        let outcome = row(entity(state).with("CustomStatus", "\"secret\""), Some("\"secret\""), true);
+        let status = describe(&OrchestrationStatus::default(), &outcome, &about(&omit, 1));
+        let text = serde_json::to_string(&status).unwrap();
+        assert!(!text.contains("secret"), "{text}");
+        assert_eq!((status.output_ref, status.custom_status), (None, None));
+    }
+}
+
+#[test]
+fn what_holds_an_accepted_object_leaves_its_start_said() {
+    let running = of(&row(entity("Running"), None, true));
+    let refusal = Refusal { reason: "NamespaceNotAllowed", message: "allow it".to_owned() };
+    let wish = wish_with(|_| {});
+    let held = describe(&running, &Outcome::Held(Hold::Waits(refusal)), &about(&wish, 3));
+    assert_eq!(said(&held), ["Ready=False NamespaceNotAllowed", "Started=True Started", "Reconciling=True NamespaceNotAllowed"]);
 }

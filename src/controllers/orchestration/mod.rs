@@ -25,8 +25,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use durable_taskhub::Time;
-use kube::runtime::reflector::{ObjectRef, Store};
 use kube::Client;
+use kube::runtime::reflector::{ObjectRef, Store};
 
 use self::act::control::{self, Resolved};
 use self::act::rewind::{self, Standing};
@@ -38,13 +38,13 @@ use self::wish::{Refusal, Wish, is_accepted};
 use super::events::{Events, Notice};
 use super::expiry::{self, Expiry, expiry};
 use super::failure::Failure;
+use super::finalizer;
 use super::runner::{Newest, Next, Reconciler};
 use super::status::{self, STALE_AGAIN_AFTER, Written};
-use super::finalizer;
 use crate::api::Envelope;
 use crate::api::v1alpha1::{Action, Orchestration, OrchestrationStatus, RuntimeStatus, TaskHub};
 use crate::crash_points::{self, at};
-use crate::hubs::{Dependent, HubKey, HubView, Hubs, ReadyHub};
+use crate::hubs::{Dependent, HubKey, HubView, Hubs, ReadyHub, Standing as Counted};
 use crate::metrics::OrchestrationMetrics;
 use crate::poller::{Poller, Seen, Subscription};
 
@@ -150,13 +150,7 @@ impl Orchestrations {
     }
 
     /// Carries out the decision, and writes what came of it.
-    async fn act(
-        &self,
-        subject: Subject,
-        decision: Decision,
-        view: &HubView,
-        newest: &Newest<Orchestration>,
-    ) -> Result<Step, Failure> {
+    async fn act(&self, subject: Subject, decision: Decision, view: &HubView, newest: &Newest<Orchestration>) -> Result<Step, Failure> {
         let hub = || view.ready().ok_or_else(|| Failure::of("hub_not_ready"));
         let wish = || subject.wish.as_ref().map_err(|_| Failure::of("spec_unreadable"));
         let outcome = match decision {
@@ -267,7 +261,8 @@ impl Orchestrations {
 
     /// Writes the status if it says something new, and tells a person what she would want to know.
     async fn report(&self, subject: Subject, outcome: Outcome, newest: &Newest<Orchestration>) -> Result<Step, Failure> {
-        let max_inline_bytes = subject.hub.as_ref().and_then(|key| self.hubs.view(key).ready().map(|hub| hub.limits.max_inline_output_bytes));
+        let max_inline_bytes =
+            subject.hub.as_ref().and_then(|key| self.hubs.view(key).ready().map(|hub| hub.limits.max_inline_output_bytes));
         let about = About {
             wish: subject.wish.as_ref().ok(),
             generation: subject.object.generation(),
@@ -302,7 +297,9 @@ impl Orchestrations {
                 is_warning: true,
                 reason: "TTLRefused",
                 action: "Delete",
-                note: format!("spec.ttlSecondsAfterFinished is not carried out: {tool} keeps this object, and would create and run it again"),
+                note: format!(
+                    "spec.ttlSecondsAfterFinished is not carried out: {tool} keeps this object, and would create and run it again"
+                ),
             }),
             Expiry::Never | Expiry::In(_) | Expiry::Now => None,
         }
@@ -364,6 +361,9 @@ impl Orchestrations {
     /// What follows from what was done: what is read, and when the object is looked at again.
     async fn after(&self, before: &Before, subject: &Subject, outcome: Option<&Outcome>) -> Result<Next, Failure> {
         let now = Time::now();
+        if let Some(hub) = &subject.hub {
+            self.hubs.record(hub, subject.object.uid(), Some(standing(&subject.status)));
+        }
         self.follow(subject, !before.accepted && is_accepted(&subject.status), before.at_once);
         match self.expiry(subject, now) {
             Expiry::Now => {
@@ -443,6 +443,23 @@ impl Reconciler for Orchestrations {
     fn forget(&self, object: &ObjectRef<Object>, uid: &str) {
         let dependent = Dependent { namespace: object.namespace.clone().unwrap_or_default(), name: object.name.clone() };
         self.unfollow(uid, &dependent);
+        self.hubs.forget(uid);
+    }
+}
+
+/// Where the object stands, for the counts of its TaskHub.
+fn standing(status: &OrchestrationStatus) -> Counted {
+    match status.runtime_status {
+        _ if decide::is_hands_off(status) => Counted::Failed,
+        None if status.settled => Counted::Terminated,
+        None | Some(RuntimeStatus::Pending) if !status.settled => Counted::Pending,
+        Some(RuntimeStatus::Completed) => Counted::Completed,
+        Some(RuntimeStatus::Terminated) => Counted::Terminated,
+        Some(RuntimeStatus::Failed | RuntimeStatus::Canceled) => Counted::Failed,
+        // Settled without an end: the instance is gone.
+        _ if status.settled => Counted::Failed,
+        Some(RuntimeStatus::Suspended) => Counted::Suspended,
+        _ => Counted::Running,
     }
 }
 

@@ -210,13 +210,13 @@ pub fn terminated(wish: &Wish, status: &OrchestrationStatus, ended: Ended, start
         Ended::AskedForBefore => ("Terminated", "the run was terminated".to_owned()),
     };
     let ready = match ended {
-        _ if wish.rewind_was_refused(status) => {
-            Verdict::stalled("RewindRejected", "the run was terminated, and only a run that failed can be rewound: apply a new object to run it again")
-        }
-        Ended::AskedForBefore => Verdict::stalled(
-            "AlreadyTerminated",
-            "the run was terminated, which cannot be taken back: apply a new object to run it again",
+        _ if wish.rewind_was_refused(status) => Verdict::stalled(
+            "RewindRejected",
+            "the run was terminated, and only a run that failed can be rewound: apply a new object to run it again",
         ),
+        Ended::AskedForBefore => {
+            Verdict::stalled("AlreadyTerminated", "the run was terminated, which cannot be taken back: apply a new object to run it again")
+        }
         _ => Verdict::stalled(reason, message.clone()),
     };
     ready.with([started, Statement::yes(FAILED, reason, message)])

@@ -78,7 +78,11 @@ mod tests {
     }
 
     fn pending() -> OrchestrationStatus {
-        OrchestrationStatus { runtime_status: Some(RuntimeStatus::Pending), created_time: Some(HubTime(at(0))), ..OrchestrationStatus::default() }
+        OrchestrationStatus {
+            runtime_status: Some(RuntimeStatus::Pending),
+            created_time: Some(HubTime(at(0))),
+            ..OrchestrationStatus::default()
+        }
     }
 
     fn seconds(next: Next) -> Option<u64> {

@@ -116,4 +116,3 @@ pub fn step(wish: &Wish, row: Option<&Instance>, pending: Option<&Pending>, now:
 pub fn is_consumed(messages: u64, last_told: Option<Time>, now: Time) -> bool {
     messages == 0 || last_told.is_none_or(|told| now.since(told) >= scaled(CONSUMED_AFTER))
 }
-

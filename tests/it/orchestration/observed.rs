@@ -54,7 +54,7 @@ async fn what_other_clients_do_is_shown_as_such() {
     let terminated = world.reason("controlled", "Terminated").await;
     assert_eq!(said(&terminated), ["Ready=False Terminated", "Started=True Started", "Failed=True Terminated", "Stalled=True Terminated"]);
     assert!(terminated.settled && terminated.completed_time.is_some());
-    assert_eq!(terminated.failure.unwrap().message, "no longer needed");
+    assert_eq!(terminated.failure.unwrap().message.unwrap(), "no longer needed");
 
     for (status, reason) in [("Canceled", "Canceled"), ("ContinuedAsNew", "Running"), ("Paused", "Running")] {
         let name = format!("status-{}", status.to_lowercase());

@@ -97,11 +97,14 @@ async fn what_cannot_run_ends_with_a_message() {
     world.orchestration("unknown", "NoSuchFunction", json!({}));
     let status = world.reason("unknown", "OrchestrationFailed").await;
     let failure = status.failure.unwrap();
-    assert!(failure.message.contains("'NoSuchFunction' doesn't exist, is disabled, or is not an orchestrator function"), "{failure:?}");
+    assert!(
+        failure.message.as_deref().unwrap().contains("'NoSuchFunction' doesn't exist, is disabled, or is not an orchestrator function"),
+        "{failure:?}"
+    );
     assert!(status.settled);
 
     world.orchestration("fails", "Fail", json!({"input": {"value": "日".repeat(6000)}}));
     let status = world.reason("fails", "OrchestrationFailed").await;
-    let message = status.failure.unwrap().message;
+    let message = status.failure.unwrap().message.unwrap();
     assert!(message.len() > 8000 && message.len() <= 8192 && message.ends_with('日'), "{} bytes", message.len());
 }
