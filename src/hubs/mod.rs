@@ -5,6 +5,7 @@
 //! TaskHub was not judged since the operator started, its hub is `Unknown`, and
 //! nothing is concluded from that.
 
+mod limiter;
 mod secrets;
 
 use std::collections::{HashMap, HashSet};
@@ -12,10 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use durable_taskhub::TaskHub;
+use durable_taskhub::storage::StorageError;
 
 use crate::changes::Changes;
 use crate::connection::NotReady;
+use crate::metrics::LimiterMetrics;
 
+pub use limiter::{Budget, DEFAULT_REQUESTS_PER_SECOND, Priority};
 pub use secrets::Secrets;
 
 /// The TaskHub object that stands for a hub.
@@ -39,12 +43,29 @@ pub struct Dependent {
 /// A hub that answers.
 #[derive(Debug, Clone)]
 pub struct ReadyHub {
-    /// Its client.
+    /// Its client for what a user wants done.
     pub client: TaskHub,
+    /// Its client for looking whether something has changed: these requests go after those of [`ReadyHub::client`].
+    pub polls: TaskHub,
     /// True if a worker served a partition when the hub was last looked at.
     pub workers_active: bool,
     /// Shortest and longest time between two reads of an instance.
     pub polling: PollingLimits,
+}
+
+impl ReadyHub {
+    /// A hub that answers `client`, whose requests all spend from `budget` from now on.
+    ///
+    /// # Errors
+    /// Those of [`TaskHub::with_admission`].
+    pub fn new(client: &TaskHub, budget: &Budget, workers_active: bool, polling: PollingLimits) -> Result<ReadyHub, StorageError> {
+        Ok(ReadyHub {
+            polls: client.with_admission(Some(budget.admission(Priority::Poll)))?,
+            client: client.with_admission(Some(budget.admission(Priority::User)))?,
+            workers_active,
+            polling,
+        })
+    }
 }
 
 /// Shortest and longest time between two reads of an instance.
@@ -101,6 +122,7 @@ struct Inner {
     state: Mutex<State>,
     changed: Changes<Dependent>,
     doubted: Changes<HubKey>,
+    limiter: LimiterMetrics,
 }
 
 #[derive(Default)]
@@ -108,12 +130,29 @@ struct State {
     views: HashMap<HubKey, HubView>,
     dependents: HashMap<HubKey, HashSet<Dependent>>,
     doubts: HashSet<HubKey>,
+    budgets: HashMap<HubKey, (u32, Budget)>,
 }
 
 impl Hubs {
     /// An empty registry.
     pub fn new() -> Hubs {
         Hubs::default()
+    }
+
+    /// An empty registry whose budgets count here.
+    pub fn with_metrics(limiter: LimiterMetrics) -> Hubs {
+        Hubs { inner: Arc::new(Inner { limiter, ..Inner::default() }) }
+    }
+
+    /// The hub's budget: the same one for as long as its TaskHub is there, whatever clients are made.
+    pub fn budget(&self, key: &HubKey, requests_per_second: u32) -> Budget {
+        let mut state = self.lock();
+        let made = || (requests_per_second, Budget::new(requests_per_second, self.inner.limiter.clone()));
+        let (rate, budget) = state.budgets.entry(key.clone()).or_insert_with(made);
+        if std::mem::replace(rate, requests_per_second) != requests_per_second {
+            budget.set_rate(requests_per_second);
+        }
+        budget.clone()
     }
 
     /// What is known of the hub.
@@ -132,7 +171,10 @@ impl Hubs {
 
     /// The TaskHub is gone.
     pub fn remove(&self, key: &HubKey) {
-        self.lock().doubts.remove(key);
+        let mut state = self.lock();
+        state.doubts.remove(key);
+        state.budgets.remove(key);
+        drop(state);
         self.judge(key, HubView::Absent);
     }
 

@@ -27,7 +27,7 @@ use crate::api::v1alpha1::{ConnectionStatus, TaskHub, TaskHubSpec};
 use crate::api::{Envelope, RECONCILE_REQUESTED_AT_ANNOTATION};
 use crate::config::AllowedEndpoints;
 use crate::connection::{NotReady, Resolved, resolve};
-use crate::hubs::{HubKey, HubView, Hubs, PollingLimits, ReadyHub, Secrets};
+use crate::hubs::{Budget, DEFAULT_REQUESTS_PER_SECOND, HubKey, HubView, Hubs, PollingLimits, Priority, ReadyHub, Secrets};
 use crate::metrics::StorageMetrics;
 
 type Object = Envelope<TaskHub>;
@@ -95,11 +95,12 @@ impl TaskHubs {
         let Some(resolved) = resolve(&spec, &state, &self.allowed_endpoints, pinned.as_deref())? else { return Ok(None) };
         let polling = polling_limits(&spec)?;
         let doubted = self.hubs.take_doubt(key);
-        let mut client = self.connect(object.uid(), &spec, &resolved, doubted).await?;
+        let budget = self.hubs.budget(key, DEFAULT_REQUESTS_PER_SECOND);
+        let mut client = self.connect(object.uid(), &spec, &resolved, &budget, doubted).await?;
         let mut served = client.served_partitions().await.map_err(|error| storage_says(&error))?;
         if served.is_none() && !doubted {
             // Nothing says who serves it: the hub may be gone, or another one be there under its name.
-            client = self.connect(object.uid(), &spec, &resolved, true).await?;
+            client = self.connect(object.uid(), &spec, &resolved, &budget, true).await?;
             served = client.served_partitions().await.map_err(|error| storage_says(&error))?;
         }
         let served_partitions = served.unwrap_or_default();
@@ -109,11 +110,19 @@ impl TaskHubs {
             connection: ConnectionStatus { method: resolved.method.to_owned(), credential_version: resolved.credential_version },
             served_partitions,
         };
-        Ok(Some((connected, ReadyHub { client, workers_active: served_partitions > 0, polling })))
+        let hub = ReadyHub::new(&client, &budget, served_partitions > 0, polling).map_err(|error| storage_says(&error))?;
+        Ok(Some((connected, hub)))
     }
 
     /// The open client, or a new one if it was made from something else, failed since, or `anew` asks for it.
-    async fn connect(&self, uid: &str, spec: &TaskHubSpec, resolved: &Resolved, anew: bool) -> Result<HubClient, NotReady> {
+    async fn connect(
+        &self,
+        uid: &str,
+        spec: &TaskHubSpec,
+        resolved: &Resolved,
+        budget: &Budget,
+        anew: bool,
+    ) -> Result<HubClient, NotReady> {
         let made = Made {
             hub_name: spec.hub_name.clone(),
             partition_count: spec.partition_count,
@@ -126,7 +135,8 @@ impl TaskHubs {
         }
         let name = HubName::new(&spec.hub_name).map_err(|why| NotReady::new("InvalidSpec", format!("spec.hubName: {why}")))?;
         let partitions = spec.partition_count.and_then(|count| PartitionCount::new(u32::try_from(count).ok()?));
-        let options = Options { observer: Some(self.storage_metrics.clone()), ..Options::default() };
+        let admission = Some(budget.admission(Priority::User));
+        let options = Options { observer: Some(self.storage_metrics.clone()), admission, ..Options::default() };
         let storage = Storage::new(resolved.account.clone(), options).map_err(|error| storage_says(&error))?;
         let client = HubClient::connect(storage, name, partitions).await.map_err(|error| connect_says(&error))?;
         self.connections().entry(uid.to_owned()).or_default().open = Some((made, client.clone()));
