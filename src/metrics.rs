@@ -249,7 +249,7 @@ impl LimiterMetrics {
         let metrics = LimiterMetrics::default();
         registry.register_with_unit(
             "wait",
-            "How long requests to storage accounts wait for their hub's budget, by priority (user, poll)",
+            "How long requests to storage accounts wait for their hub's budget, by priority (probe, user, poll)",
             Unit::Seconds,
             metrics.wait.clone(),
         );

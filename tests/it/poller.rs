@@ -53,6 +53,10 @@ impl World {
     }
 }
 
+fn name(object: &Orchestration) -> String {
+    object.metadata.name.clone().unwrap()
+}
+
 fn instance_id(object: &Orchestration) -> String {
     object.status.as_ref().and_then(|status| status.instance_id.clone()).unwrap_or_default()
 }
@@ -92,7 +96,7 @@ async fn many_instances_are_followed_by_scans() {
     let _worker = world.worker().await;
     let operator = world.operator().await;
     world.ready_hub().await;
-    world.many("waiting", "hub", "Approval", &Value::Null, WAITING);
+    world.many("waiting", "hub", "Approval", &json!("any"), WAITING);
     world.many("sleeping", "hub", "Sleep", &json!(3), SLEEPING);
     world.until_all("those that sleep settle", "sleeping", SLEEPING, is_settled).await;
     let waiting = world.until_all("those that wait for an event run", "waiting", WAITING, is_running).await;
@@ -104,6 +108,7 @@ async fn many_instances_are_followed_by_scans() {
     println!("{WAITING} waiting in {WINDOW:?}: {before:?}, then {after:?}");
     assert!(after.scans - before.scans >= 5, "{before:?} {after:?}");
     assert!(after.pages - before.pages <= 30, "{before:?} {after:?}");
+    assert!(after.rows - before.rows < (after.scans - before.scans) * WAITING as u64, "all rows again and again: {before:?} {after:?}");
     assert!(after.reads - before.reads <= 10, "they are read one by one: {before:?} {after:?}");
     assert_eq!(growth(&writes, &operator.api_writes().await), Default::default());
 
@@ -124,7 +129,7 @@ async fn many_instances_are_followed_by_scans() {
 
     // A new operator finds out with a few pages what there is, and not by reading each.
     drop(operator);
-    world.many("again", "hub", "Approval", &Value::Null, 100);
+    world.many("again", "hub", "Approval", &json!("any"), 100);
     let first = world.operator().await;
     world.until_all("they run", "again", 100, is_running).await;
     first.process.stop(Duration::from_secs(10)).unwrap();
@@ -146,7 +151,7 @@ async fn scans_do_not_hide_what_was_deleted() {
     let operator = world.start_operator(&binaries::operator_with_crash_points().unwrap(), &[("DURABLE_TIME_SCALE", "20")]);
     operator.until_ready().await;
     world.ready_hub().await;
-    world.many("run", "hub", "Echo", &Value::Null, COUNT);
+    world.many("run", "hub", "Echo", &json!("any"), COUNT);
     let started = world.until_all("all are accepted", "run", COUNT, |object| !instance_id(object).is_empty()).await;
     eventually("the hub is scanned", async || match cost(&operator).await {
         Cost { scans: 3.., .. } => Ok(()),
@@ -156,7 +161,7 @@ async fn scans_do_not_hide_what_was_deleted() {
     let instances = world.storage().table(&world.hub_name.instances_table());
     let (gone, changed) = (instance_id(&started[7]), instance_id(&started[8]));
     assert!(instances.delete(&escape_key(&gone), "", Condition::Any).await.unwrap());
-    world.reason("run-7", "InstanceMissing").await;
+    world.reason(&name(&started[7]), "InstanceMissing").await;
     let row = Entity::new(escape_key(&changed), "")
         .with("RuntimeStatus", "Completed")
         .with("Output", "1")
@@ -164,15 +169,20 @@ async fn scans_do_not_hide_what_was_deleted() {
         .with("CompletedTime", Time::now());
     instances.merge(&row, Condition::Any).await.unwrap();
     let changed_at = Instant::now();
-    let name = started[8].metadata.name.clone().unwrap();
-    world.reason(&name, "Completed").await;
+    world.reason(&name(&started[8]), "Completed").await;
     println!("shown after {:?}", changed_at.elapsed());
-    assert_eq!(operator.counter("durable_operator_poller_tracked_instances", &[]).await, COUNT as u64 - 2);
+    eventually("the others are still followed", async || match operator.counter("durable_operator_poller_tracked_instances", &[]).await {
+        tracked if tracked == COUNT as u64 - 2 => Ok(()),
+        tracked => Err(format!("{tracked} tracked")),
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_that_does_not_answer_delays_no_other() {
     const SICK: usize = 40;
+    // More than the controller works on at once.
+    const MORE: usize = 60;
     let world = World::new("poller_sick").await;
     let _worker = world.worker().await;
     let operator = world.operator().await;
@@ -181,7 +191,7 @@ async fn a_hub_that_does_not_answer_delays_no_other() {
     durable_worker::create::create_hub(&world.storage(), &sick_hub, PartitionCount::DEFAULT).await.unwrap();
     let proxy = bed().azurite.proxy().unwrap();
     world.hub_at("sick", &sick_hub, &proxy.connection_string());
-    world.many("sick", "sick", "Echo", &Value::Null, SICK);
+    world.many("sick", "sick", "Echo", &json!("any"), SICK);
     let sick = world.until_all("those of the sick hub are accepted", "sick", SICK, |object| !instance_id(object).is_empty()).await;
     let instances = world.storage().table(&sick_hub.instances_table());
 
@@ -193,7 +203,9 @@ async fn a_hub_that_does_not_answer_delays_no_other() {
             let fault = fault.clone();
             move |_: &proxy::Recorded| fault.clone()
         });
-        // The sick hub has work to refuse, and the change of one of its instances to miss.
+        // The sick hub has starts to fail, and the change of one of its instances to miss.
+        let more = format!("more-{what}");
+        world.many(&more, "sick", "Echo", &json!("any"), MORE);
         let ended = instance_id(&sick[number]);
         let row = Entity::new(escape_key(&ended), "").with("RuntimeStatus", "Completed").with("Output", "1");
         instances.merge(&row.with("CompletedTime", Time::now()), Condition::Any).await.unwrap();
@@ -207,7 +219,7 @@ async fn a_hub_that_does_not_answer_delays_no_other() {
             slowest = slowest.max(begun.elapsed());
         }
         println!("{what}: the slowest of the other hub took {slowest:?}");
-        assert!(slowest < Duration::from_secs(5), "{what}: {slowest:?}");
+        assert!(slowest < Duration::from_secs(8), "{what}: {slowest:?}");
         if what == "busy" {
             // It is asked seldom while it asks for fewer requests.
             eventually("the hub is left alone", async || {
@@ -220,9 +232,10 @@ async fn a_hub_that_does_not_answer_delays_no_other() {
             let answers = operator.counter("durable_operator_limiter_throttled_total", &["cause=\"answer\""]).await;
             assert!(answers > 0);
         }
-        let name = sick[number].metadata.name.clone().unwrap();
+        let name = name(&sick[number]);
         assert!(!is_settled(&world.orchestrations().get(&name).await.unwrap()), "{name}");
         proxy.rule(|_: &proxy::Recorded| Fault::Pass);
         world.reason(&name, "Completed").await;
+        world.until_all("what was asked for meanwhile is done", &more, MORE, |object| !instance_id(object).is_empty()).await;
     }
 }

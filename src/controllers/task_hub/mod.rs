@@ -135,7 +135,7 @@ impl TaskHubs {
         }
         let name = HubName::new(&spec.hub_name).map_err(|why| NotReady::new("InvalidSpec", format!("spec.hubName: {why}")))?;
         let partitions = spec.partition_count.and_then(|count| PartitionCount::new(u32::try_from(count).ok()?));
-        let admission = Some(budget.admission(Priority::User));
+        let admission = Some(budget.admission(Priority::Probe));
         let options = Options { observer: Some(self.storage_metrics.clone()), admission, ..Options::default() };
         let storage = Storage::new(resolved.account.clone(), options).map_err(|error| storage_says(&error))?;
         let client = HubClient::connect(storage, name, partitions).await.map_err(|error| connect_says(&error))?;

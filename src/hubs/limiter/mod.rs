@@ -37,7 +37,7 @@ struct Inner {
 }
 
 struct State {
-    turns: Turns<oneshot::Sender<()>>,
+    turns: Turns<Waiter>,
     /// Somebody looks after those who wait.
     pumped: bool,
 }
@@ -63,10 +63,11 @@ impl Budget {
         let arrived = Instant::now();
         let (admit, admitted) = oneshot::channel();
         let queued = self.arrive(priority, admit, arrived);
-        let result = match queued {
-            true => tokio::time::timeout(LONGEST_WAIT, admitted).await.ok().and_then(Result::ok).ok_or(NotAdmitted),
-            false => Err(NotAdmitted),
+        let turn = match queued {
+            true => tokio::time::timeout(LONGEST_WAIT, admitted).await.ok().and_then(Result::ok),
+            false => None,
         };
+        let result = turn.map(Turn::take).ok_or(NotAdmitted);
         self.inner.metrics.waited(name(priority), arrived.elapsed());
         if result.is_err() {
             self.inner.metrics.throttled("refused");
@@ -75,18 +76,42 @@ impl Budget {
     }
 
     /// Queues one that wants to send, and sees to it that its turn comes; false if that would take too long.
-    fn arrive(&self, priority: Priority, admit: oneshot::Sender<()>, now: Instant) -> bool {
+    fn arrive(&self, priority: Priority, admit: oneshot::Sender<Turn>, now: Instant) -> bool {
         let mut state = self.lock();
-        if state.turns.arrive(priority, admit, LONGEST_WAIT, now).is_err() {
+        if state.turns.arrive(priority, Waiter { admit, priority }, LONGEST_WAIT, now).is_err() {
             return false;
         }
-        if !state.pumped
-            && let Some(next) = state.turns.grant(now, |waiter| waiter.send(()).is_ok())
-        {
+        self.grant(&mut state, now);
+        true
+    }
+
+    /// Admits whose turn it is, and sees to it that somebody looks after the others.
+    fn grant(&self, state: &mut State, now: Instant) {
+        if state.pumped {
+            return;
+        }
+        if let Some(next) = self.grant_now(state, now) {
             state.pumped = true;
             tokio::spawn(pump(self.clone(), next));
         }
-        true
+    }
+
+    fn grant_now(&self, state: &mut State, now: Instant) -> Option<Instant> {
+        state.turns.grant(now, |Waiter { admit, priority }| match admit.send(Turn::new(self, priority)) {
+            Ok(()) => true,
+            // Gone away: the turn is the next one's.
+            Err(turn) => {
+                turn.take();
+                false
+            }
+        })
+    }
+
+    /// A request that was admitted has come to its end.
+    fn ended(&self, priority: Priority) {
+        let mut state = self.lock();
+        state.turns.ended(priority);
+        self.grant(&mut state, Instant::now());
     }
 
     fn answered(&self, answer: Answered) {
@@ -107,12 +132,43 @@ async fn pump(budget: Budget, mut next: Instant) {
     loop {
         tokio::time::sleep_until(next.into()).await;
         let mut state = budget.lock();
-        match state.turns.grant(Instant::now(), |waiter| waiter.send(()).is_ok()) {
+        match budget.grant_now(&mut state, Instant::now()) {
             Some(later) => next = later,
             None => {
                 state.pumped = false;
                 return;
             }
+        }
+    }
+}
+
+/// Somebody who waits.
+struct Waiter {
+    admit: oneshot::Sender<Turn>,
+    priority: Priority,
+}
+
+/// A turn on its way to whom it was given: if that one goes away meanwhile, it is over.
+struct Turn {
+    budget: Option<Budget>,
+    priority: Priority,
+}
+
+impl Turn {
+    fn new(budget: &Budget, priority: Priority) -> Turn {
+        Turn { budget: Some(budget.clone()), priority }
+    }
+
+    /// It has arrived: its end is told by whoever sends the request.
+    fn take(mut self) {
+        self.budget = None;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(budget) = self.budget.take() {
+            budget.ended(self.priority);
         }
     }
 }
@@ -129,11 +185,13 @@ impl Admission for Spender {
 
     fn answered(&self, answer: Answered) {
         self.budget.answered(answer);
+        self.budget.ended(self.priority);
     }
 }
 
 fn name(priority: Priority) -> &'static str {
     match priority {
+        Priority::Probe => "probe",
         Priority::User => "user",
         Priority::Poll => "poll",
     }
@@ -158,6 +216,26 @@ mod tests {
         assert!(futures::future::join_all(waits).await.iter().all(Result::is_ok));
         let took = begun.elapsed();
         assert!(took >= Duration::from_millis(195) && took < Duration::from_secs(2), "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_nobody_takes_is_over() {
+        let budget = Budget::new(1000, LimiterMetrics::default());
+        for _ in 0..50 {
+            // Given its turn at once, and gone before it looks.
+            let (admit, admitted) = oneshot::channel();
+            assert!(budget.arrive(Priority::User, admit, Instant::now()));
+            drop(admitted);
+        }
+        let mut under_way = 0;
+        while tokio::time::timeout(Duration::from_millis(200), budget.admit(Priority::User)).await.is_ok() {
+            under_way += 1;
+            assert!(under_way <= 16, "no end");
+        }
+        assert_eq!(under_way, 16);
+        // Each answer lets another one go.
+        let (waits, ()) = tokio::join!(budget.admit(Priority::User), async { budget.ended(Priority::User) });
+        assert_eq!(waits, Ok(()));
     }
 
     #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! Owns the order of those who wait. Invariants: work that a user caused goes before
 //! polls, but of [`POLL_SHARE`] admissions one is a poll's; whoever would wait longer
-//! than is useful is refused at once instead of queued.
+//! than is useful is refused at once instead of queued; a hub that does not answer
+//! holds at most [`MOST_AT_ONCE`] of those who work for all hubs.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -22,9 +23,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The longest pause that a `Retry-After` gets: a header made of nonsense must not stop a hub for a day.
 const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(300);
 
+/// Requests of users under way at once: a controller works on 32 objects, and a silent hub must not hold them all.
+const MOST_AT_ONCE: usize = 16;
+
+/// When so many are under way and none was answered for this time, further ones are refused: they would wait in vain.
+const SILENT_AFTER: Duration = Duration::from_secs(2);
+
 /// Why a request is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Priority {
+    /// Whether the hub answers at all: asked while it does not answer others, too.
+    Probe,
     /// Somebody wants something done.
     User,
     /// The operator looks whether something has changed.
@@ -37,8 +46,13 @@ pub struct Turns<W> {
     rate: f64,
     tokens: f64,
     counted: Instant,
+    probes: VecDeque<W>,
     users: VecDeque<W>,
     polls: VecDeque<W>,
+    /// Requests of users that were admitted and not answered.
+    under_way: usize,
+    /// The last answer, or the first request after all were answered.
+    heard: Instant,
     /// Admissions of users since the last one of a poll that waited.
     users_in_a_row: u32,
     closed_until: Option<Instant>,
@@ -53,8 +67,11 @@ impl<W> Turns<W> {
             rate,
             tokens: burst(rate),
             counted: now,
+            probes: VecDeque::new(),
             users: VecDeque::new(),
             polls: VecDeque::new(),
+            under_way: 0,
+            heard: now,
             users_in_a_row: 0,
             closed_until: None,
             pauses: 0,
@@ -70,10 +87,12 @@ impl<W> Turns<W> {
 
     /// Queues `waiter`, or gives it back if it would wait longer than `limit`.
     pub fn arrive(&mut self, priority: Priority, waiter: W, limit: Duration, now: Instant) -> Result<(), W> {
-        if self.expected_wait(priority, now) > limit {
+        let silent = self.under_way >= MOST_AT_ONCE && now.saturating_duration_since(self.heard) >= SILENT_AFTER;
+        if self.expected_wait(priority, now) > limit || (silent && priority == Priority::User) {
             return Err(waiter);
         }
         match priority {
+            Priority::Probe => self.probes.push_back(waiter),
             Priority::User => self.users.push_back(waiter),
             Priority::Poll => self.polls.push_back(waiter),
         }
@@ -85,6 +104,7 @@ impl<W> Turns<W> {
         let pause = self.closed_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
         let (users, polls) = (self.users.len(), self.polls.len());
         let before = match priority {
+            Priority::Probe => self.probes.len(),
             // Polls get their share while they wait.
             Priority::User => users + polls.min(users / (POLL_SHARE as usize - 1)),
             Priority::Poll => polls + users.min(polls.saturating_add(1).saturating_mul(POLL_SHARE as usize - 1)),
@@ -94,13 +114,11 @@ impl<W> Turns<W> {
     }
 
     /// Admits those whose turn it is, as far as `admitted` takes them (one that has gone away does not count). When to ask again;
-    /// none if nobody waits.
+    /// none if nobody waits, or only for an answer.
     pub fn grant(&mut self, now: Instant, mut admitted: impl FnMut(W) -> bool) -> Option<Instant> {
         self.refill(now);
         loop {
-            if self.users.is_empty() && self.polls.is_empty() {
-                return None;
-            }
+            let next = self.next()?;
             if let Some(until) = self.closed_until.filter(|until| *until > now) {
                 return Some(until);
             }
@@ -108,18 +126,54 @@ impl<W> Turns<W> {
                 // A moment late rather than early: one that comes too early goes round for nothing.
                 return Some(now + Duration::from_secs_f64((1.0 - self.tokens) / self.rate) + Duration::from_micros(50));
             }
-            let of_poll = self.users.is_empty() || (self.users_in_a_row + 1 >= POLL_SHARE && !self.polls.is_empty());
-            let next = if of_poll { self.polls.pop_front() } else { self.users.pop_front() };
-            if next.is_some_and(&mut admitted) {
-                self.tokens -= 1.0;
-                self.users_in_a_row = if of_poll { 0 } else { self.users_in_a_row.saturating_add(1) };
+            let waiter = match next {
+                Priority::Probe => self.probes.pop_front(),
+                Priority::User => self.users.pop_front(),
+                Priority::Poll => self.polls.pop_front(),
+            };
+            if !waiter.is_some_and(&mut admitted) {
+                continue;
             }
+            self.tokens -= 1.0;
+            match next {
+                Priority::Probe => {}
+                Priority::Poll => self.users_in_a_row = 0,
+                Priority::User => {
+                    self.users_in_a_row = self.users_in_a_row.saturating_add(1);
+                    if self.under_way == 0 {
+                        self.heard = now;
+                    }
+                    self.under_way += 1;
+                }
+            }
+        }
+    }
+
+    /// Whose turn it is among those who may go.
+    fn next(&self) -> Option<Priority> {
+        let user = !self.users.is_empty() && self.under_way < MOST_AT_ONCE;
+        match (user, !self.polls.is_empty()) {
+            _ if !self.probes.is_empty() => Some(Priority::Probe),
+            (true, true) if self.users_in_a_row + 1 >= POLL_SHARE => Some(Priority::Poll),
+            (true, _) => Some(Priority::User),
+            (false, true) => Some(Priority::Poll),
+            (false, false) => None,
+        }
+    }
+
+    /// A request of this priority has come to its end, with or without an answer.
+    pub fn ended(&mut self, priority: Priority) {
+        if priority == Priority::User {
+            self.under_way = self.under_way.saturating_sub(1);
         }
     }
 
     /// The hub answered with `status`. True if it asked for fewer requests. `chance` is 0 to 1000.
     pub fn answered(&mut self, status: Option<u16>, retry_after: Option<Duration>, chance: u32, now: Instant) -> bool {
         let paused = self.closed_until.is_some_and(|until| until > now);
+        if status.is_some() {
+            self.heard = now;
+        }
         if !matches!(status, Some(429 | 503)) {
             // What was on its way when the pause began proves nothing about it.
             if status.is_some() && !paused {
@@ -169,17 +223,23 @@ mod tests {
     /// All that are admitted until `end`, with the time of each in milliseconds.
     fn run(turns: &mut Turns<&'static str>, from: Instant, end: Instant) -> Vec<(&'static str, u128)> {
         let (mut now, mut admitted) = (from, Vec::new());
-        while let Some(next) = turns.grant(now, |who| {
-            admitted.push((who, now.duration_since(from).as_millis()));
-            true
-        }) {
-            if next > end {
-                break;
+        loop {
+            let before = admitted.len();
+            let next = turns.grant(now, |who| {
+                admitted.push((who, now.duration_since(from).as_millis()));
+                true
+            });
+            // Each is answered at once.
+            admitted[before..].iter().filter(|(who, _)| *who == "user").for_each(|_| turns.ended(Priority::User));
+            match next {
+                Some(next) if next <= end => {
+                    assert!(next > now, "asked again at once");
+                    now = next;
+                }
+                _ if admitted.len() > before => {}
+                _ => return admitted,
             }
-            assert!(next > now, "asked again at once");
-            now = next;
         }
-        admitted
     }
 
     #[test]
@@ -217,6 +277,37 @@ mod tests {
         }
         turns.arrive(Priority::User, "user", LIMIT, later).unwrap();
         assert_eq!(run(&mut turns, later, later + Duration::from_secs(9))[0].0, "user");
+    }
+
+    #[test]
+    fn a_silent_hub_holds_some_requests_and_refuses_the_rest() {
+        let start = Instant::now();
+        let mut turns = Turns::new(1000, start);
+        for _ in 0..20 {
+            turns.arrive(Priority::User, "user", LIMIT, start).unwrap();
+        }
+        turns.arrive(Priority::Poll, "poll", LIMIT, start).unwrap();
+        let mut sent = Vec::new();
+        let mut grant = |turns: &mut Turns<&'static str>, now| {
+            turns.grant(now, |who| {
+                sent.push(who);
+                true
+            })
+        };
+        // Nobody waits for a time any more, only for an answer.
+        assert_eq!(grant(&mut turns, start), None);
+        turns.arrive(Priority::User, "user", LIMIT, start + Duration::from_secs(1)).unwrap();
+        let silent = start + Duration::from_secs(2);
+        assert_eq!(turns.arrive(Priority::User, "user", LIMIT, silent), Err("user"));
+        turns.arrive(Priority::Probe, "probe", LIMIT, silent).unwrap();
+        turns.arrive(Priority::Poll, "poll", LIMIT, silent).unwrap();
+        assert_eq!(grant(&mut turns, silent), None);
+        turns.ended(Priority::User);
+        turns.answered(Some(200), None, 0, silent);
+        assert_eq!(grant(&mut turns, silent), None);
+        turns.arrive(Priority::User, "user", LIMIT, silent).unwrap();
+        let of = |kind: &str| sent.iter().filter(|who| **who == kind).count();
+        assert_eq!((of("user"), of("poll"), of("probe")), (MOST_AT_ONCE + 1, 2, 1));
     }
 
     #[test]

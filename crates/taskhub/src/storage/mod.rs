@@ -105,7 +105,7 @@ pub trait Admission: Send + Sync + 'static {
     /// [`NotAdmitted`] if the wait would be too long. The call fails with [`StorageErrorKind::Throttled`] and without an HTTP status.
     fn admit(&self) -> Pin<Box<dyn Future<Output = Result<(), NotAdmitted>> + Send + '_>>;
 
-    /// Called once for each try that was admitted, unless it was dropped on its way; must not block.
+    /// Called exactly once for each try that was admitted, also if it was dropped on its way; must not block.
     fn answered(&self, answer: Answered);
 }
 

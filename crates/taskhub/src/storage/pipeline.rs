@@ -216,11 +216,13 @@ impl Policy for BoundedTransport {
         let limit = progress.map_or(RESPONSE_LIMIT, |progress| progress.limit);
         request.insert_header(USER_AGENT, AGENT);
 
-        if let Some(admission) = &self.admission
-            && let Err(NotAdmitted) = admission.admit().await
-        {
-            // Of another kind than a broken connection: the pipeline does not try it again.
-            return Err(azure_core::Error::with_error(ErrorKind::Other, Failure::Held, Failure::Held.to_string()));
+        let mut admitted = None;
+        if let Some(admission) = &self.admission {
+            if let Err(NotAdmitted) = admission.admit().await {
+                // Of another kind than a broken connection: the pipeline does not try it again.
+                return Err(azure_core::Error::with_error(ErrorKind::Other, Failure::Held, Failure::Held.to_string()));
+            }
+            admitted = Some(Admitted { admission: admission.as_ref(), answer: Answered { status: None, retry_after: None } });
         }
         let started = Instant::now();
         let outcome = match tokio::time::timeout(self.attempt_timeout, self.exchange(request, limit)).await {
@@ -228,9 +230,9 @@ impl Policy for BoundedTransport {
             Err(_) => Err(Failure::TimedOut(self.attempt_timeout)),
         };
         let status = outcome.as_ref().ok().map(|response| u16::from(response.status()));
-        if let Some(admission) = &self.admission {
+        if let Some(mut admitted) = admitted {
             let retry_after = outcome.as_ref().ok().and_then(|response| retry_after(response.headers()));
-            admission.answered(Answered { status, retry_after });
+            admitted.answer = Answered { status, retry_after };
         }
         if let Some(observer) = &self.observer {
             observer.observe(&ObservedRequest {
@@ -254,6 +256,18 @@ impl Policy for BoundedTransport {
             let text = failure.to_string();
             azure_core::Error::with_error(kind, failure, text)
         })
+    }
+}
+
+/// A try that was admitted. Whatever becomes of it, its end is told.
+struct Admitted<'a> {
+    admission: &'a dyn Admission,
+    answer: Answered,
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        self.admission.answered(self.answer);
     }
 }
 
