@@ -222,7 +222,10 @@ impl Poller {
         }
         let now = Instant::now();
         let lag = scanner.lag(now);
-        let page = self.with_pool(key, |pool| scanner.request(pool.active(), pool.unseen(), || pool.ranges(), self.inner.columns, now));
+        let page = self.with_pool(key, |pool| {
+            let unseen = pool.unseen_due(now, schedule::MOST_UNSEEN);
+            scanner.request(pool.active(), unseen, || pool.ranges(), self.inner.columns, now)
+        });
         if let Some(request) = page {
             lag.into_iter().for_each(|lag| self.inner.metrics.late(lag));
             return self.read_page(key, hub, request, scanner, pace).await;

@@ -40,7 +40,6 @@ pub struct Pool {
     due: BTreeSet<(Instant, Arc<str>)>,
     keys: BTreeMap<InstanceKey, Vec<Arc<str>>>,
     hurried: HashSet<Arc<str>>,
-    unseen: usize,
 }
 
 struct Entry {
@@ -69,9 +68,10 @@ impl Pool {
         self.entries.len()
     }
 
-    /// How many of them nothing is known of yet.
-    pub fn unseen(&self) -> usize {
-        self.unseen
+    /// How many reads are due of instances of which nothing is known yet, counted up to `most`.
+    pub fn unseen_due(&self, now: Instant, most: usize) -> usize {
+        let due = self.due.iter().take_while(|(due, _)| *due <= now).take(most).map(|(_, uid)| self.entries.get(uid));
+        due.filter(|entry| entry.is_some_and(|entry| matches!(entry.seen, Seen::Nothing))).count()
     }
 
     /// Follows the instance, first read at `due`; false if it is followed already.
@@ -93,7 +93,6 @@ impl Pool {
         };
         self.entries.insert(uid.clone(), entry);
         self.due.insert((due, uid));
-        self.unseen += 1;
         true
     }
 
@@ -104,7 +103,6 @@ impl Pool {
             self.due.remove(&(due, uid.clone()));
         }
         self.hurried.remove(&uid);
-        self.unseen -= usize::from(matches!(entry.seen, Seen::Nothing));
         let key = InstanceKey::of(&entry.subscription.instance_id);
         if let Some(uids) = self.keys.get_mut(&key) {
             uids.retain(|other| *other != uid);
@@ -186,7 +184,6 @@ impl Pool {
     pub fn learn(&mut self, subscription: &Arc<Subscription>, found: Option<Instance>, pace: &Pace, now: Instant) -> bool {
         let Some((uid, entry)) = Self::entry(&mut self.entries, subscription) else { return false };
         entry.reads += 1;
-        self.unseen -= usize::from(matches!(entry.seen, Seen::Nothing));
         let (changed, due) = match found {
             Some(instance) => {
                 let changed = !is_known(&entry.seen, &instance);
@@ -231,7 +228,6 @@ impl Pool {
                 if is_known(&entry.seen, &instance) {
                     continue;
                 }
-                self.unseen -= usize::from(matches!(entry.seen, Seen::Nothing));
                 if entry.first_absent.take().is_some() {
                     let due = now + scatter(pace.check_every, uid);
                     Self::schedule(&mut self.due, uid, entry, due);
@@ -324,20 +320,21 @@ mod tests {
         let start = Instant::now();
         let mut pool = pool(&["a", "b"], start + Duration::from_secs(1));
         assert!(pool.subscribe(&subscription("c"), start) && !pool.subscribe(&subscription("c"), start + Duration::from_secs(9)));
-        assert_eq!((pool.active(), pool.unseen(), pool.next_due()), (3, 3, Some(start)));
+        assert_eq!((pool.active(), pool.unseen_due(start, 9), pool.next_due()), (3, 1, Some(start)));
+        assert_eq!(pool.unseen_due(start + Duration::from_secs(1), 2), 2);
         let read = taken(&mut pool, start);
         assert_eq!(read.len(), 1);
         // While it is being read it is not due.
         assert_eq!(pool.next_due(), Some(start + Duration::from_secs(1)));
         assert!(pool.learn(&read[0], Some(row("c", "1")), &PACE, start));
         assert!(!pool.learn(&read[0], Some(row("c", "1")), &PACE, start));
-        assert_eq!(pool.unseen(), 2);
+        assert_eq!(pool.unseen_due(start + Duration::from_secs(5), 9), 2);
         assert_eq!(pool.take_due(1, start + Duration::from_secs(5)).len(), 1);
         assert!(pool.unsubscribe("uid-of-a") && pool.unsubscribe("uid-of-b") && !pool.unsubscribe("uid-of-b"));
         // Who was not read any more has no place in the order either.
         assert!(pool.next_due().is_some_and(|due| due > start));
         pool.unsubscribe("uid-of-c");
-        assert_eq!((pool.active(), pool.unseen(), pool.next_due(), pool.ranges()), (0, 0, None, vec![]));
+        assert_eq!((pool.active(), pool.next_due(), pool.ranges()), (0, None, vec![]));
     }
 
     #[test]
@@ -377,8 +374,9 @@ mod tests {
         assert!(pool.learn_rows(shown, &SCANNED, start).is_empty());
         assert_eq!(names(&pool.learn_rows([row("b", "2")], &SCANNED, start)), ["b", "b"]);
         // What was not shown is read; what was shown is checked within five minutes.
+        assert_eq!(pool.unseen_due(start + Duration::from_secs(1), 9), 1);
         let soon = taken(&mut pool, start + Duration::from_secs(1));
-        assert_eq!((soon.len(), soon[0].instance_id.as_str(), pool.unseen()), (1, "c", 1));
+        assert_eq!((soon.len(), soon[0].instance_id.as_str()), (1, "c"));
         pool.learn(&soon[0], Some(row("c", "1")), &SCANNED, start);
         assert!(pool.next_due().is_some_and(|due| due >= start + Duration::from_secs(75)));
         assert_eq!(pool.take_due(100, start + Duration::from_secs(300)).len(), 4);

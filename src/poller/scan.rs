@@ -25,14 +25,17 @@ const OVERLAP: Duration = Duration::from_secs(5);
 /// The time between two deep scans.
 const DEEP_EVERY: Duration = Duration::from_secs(10);
 
+/// The time between two scans for what was long there: a restart brings thousands to follow within seconds, not at once.
+const FULL_EVERY: Duration = Duration::from_secs(2);
+
 /// How long a hub is not scanned that was too dear; doubled each time up to [`LONGEST_DEAR`].
 const DEAR_FOR: Duration = Duration::from_secs(60);
 const LONGEST_DEAR: Duration = Duration::from_secs(960);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Depth {
-    /// Whatever there is, as far as it spares reads: nothing is known yet.
-    First,
+    /// Whatever there is, as far as it spares reads: much is followed of which nothing is known yet.
+    Full,
     Deep,
     Quick,
 }
@@ -47,6 +50,7 @@ pub struct Scanner {
     quick_from: Option<Time>,
     deep_from: Option<Time>,
     deep_due: Instant,
+    full_due: Instant,
     dear_until: Option<Instant>,
     dear_for: Duration,
 }
@@ -84,6 +88,7 @@ impl Scanner {
             quick_from: None,
             deep_from: None,
             deep_due: now,
+            full_due: now,
             dear_until: None,
             dear_for: DEAR_FOR,
         }
@@ -124,7 +129,8 @@ impl Scanner {
 
     /// The next page to ask for, of the scan under way or of a new one; none if none is due.
     ///
-    /// `ranges` are the keys of what is followed, `active` and `unseen` their number and of how many nothing is known.
+    /// `ranges` are the keys of the `active` instances that are followed; `unseen` is the number of those of which nothing is known
+    /// and which are to be read now.
     pub fn request(
         &mut self,
         active: usize,
@@ -133,16 +139,18 @@ impl Scanner {
         columns: &[&str],
         now: Instant,
     ) -> Option<ChangesRequest> {
-        if !self.scanning || (self.underway.is_none() && self.due > now) {
+        let catches_up = schedule::catches_up(unseen) && self.full_due <= now;
+        if !self.scanning || (self.underway.is_none() && self.due > now && !catches_up) {
             return None;
         }
         if self.underway.is_none() {
             let (depth, since, most_pages) = match (self.deep_from, self.quick_from) {
+                _ if catches_up => (Depth::Full, None, schedule::most_full_pages(unseen)),
                 (Some(from), _) if self.deep_due <= now => {
                     (Depth::Deep, Some(from.saturating_sub(DEEP_OVERLAP)), schedule::most_pages(active))
                 }
                 (Some(_), Some(from)) => (Depth::Quick, Some(from.saturating_sub(OVERLAP)), schedule::most_pages(active)),
-                _ => (Depth::First, None, schedule::most_first_pages(unseen)),
+                _ => (Depth::Full, None, schedule::most_full_pages(unseen)),
             };
             let ranges: VecDeque<KeyRange> = ranges().into();
             let most_pages = most_pages.max(ranges.len());
@@ -173,20 +181,29 @@ impl Scanner {
                 self.underway = Some(underway);
                 return Progress::More;
             }
-            (Some(_), false) if underway.depth == Depth::First => {}
+            (Some(_), false) if underway.depth == Depth::Full => {}
             (None, _) | (_, false) => {
                 self.give_up(now);
                 return Progress::GivenUp;
             }
             (Some(_), true) => {}
         }
-        self.quick_from = underway.date;
-        if underway.depth != Depth::Quick {
-            self.deep_from = underway.date;
-            self.deep_due = now + DEEP_EVERY;
-            self.dear_for = if underway.depth == Depth::Deep { DEAR_FOR } else { self.dear_for };
+        let interval = schedule::scan_interval(limits, now.duration_since(underway.begun));
+        if underway.depth == Depth::Full {
+            self.full_due = underway.begun + interval.max(FULL_EVERY);
         }
-        self.due = underway.begun + schedule::scan_interval(limits, now.duration_since(underway.begun));
+        // One that was cut short shows what changed only if nothing else did before.
+        if done || self.deep_from.is_none() {
+            self.quick_from = underway.date;
+            if underway.depth != Depth::Quick {
+                self.deep_from = underway.date;
+                self.deep_due = now + DEEP_EVERY;
+            }
+        }
+        if underway.depth == Depth::Deep {
+            self.dear_for = DEAR_FOR;
+        }
+        self.due = underway.begun + interval;
         Progress::Complete
     }
 
@@ -284,7 +301,7 @@ mod tests {
                 scanner.request(64, 0, ranges, &[], now).expect("a scan is due");
                 progress = scanner.page(&page(Some("10:00:01"), true), LIMITS, now);
                 pages += 1;
-                // The first scan after points is bounded, and not yet a judgement.
+                // The first scan after points is cut short, and not yet a judgement.
                 if progress == Progress::Complete {
                     now += Duration::from_secs(1);
                     progress = Progress::More;
@@ -298,6 +315,24 @@ mod tests {
             now += Duration::from_secs(dear);
             assert!(scanner.choose(64, now));
         }
+    }
+
+    #[test]
+    fn what_is_new_to_us_but_long_there_is_found_in_pages() {
+        let start = Instant::now();
+        let second = |number| start + Duration::from_secs(number);
+        let mut scanner = scanner(start);
+        scan(&mut scanner, "10:00:00", start);
+        // Many more are followed now. What they are is asked for at once, but not again and again.
+        assert!(scanner.request(1000, 500, ranges, &[], start).is_none());
+        assert_eq!(scan(&mut scanner, "10:00:01", second(1)), Some(time("09:59:55")));
+        assert_eq!(scanner.request(1000, 500, ranges, &[], second(2)).unwrap().since, None);
+        // It has 15 pages at most, and is cut short: what changed since the last scan is still looked for.
+        let progress: Vec<Progress> = (0..15).map(|_| scanner.page(&page(Some("10:00:02"), true), LIMITS, second(2))).collect();
+        assert_eq!((progress[13], progress[14]), (Progress::More, Progress::Complete));
+        assert_eq!(scan(&mut scanner, "10:00:03", second(3)), Some(time("09:59:56")));
+        scan(&mut scanner, "10:00:10", second(10));
+        assert_eq!(scan(&mut scanner, "10:00:20", second(20)), Some(time("09:59:10")));
     }
 
     #[test]

@@ -47,8 +47,14 @@ const ACTIVE_PER_PAGE: usize = 16;
 /// The most pages of a scan, however many are followed: the points between have to get their turn.
 const MOST_PAGES: usize = 20;
 
-/// For each page of the first scan, which finds what was long there, so many reads must be spared.
+/// For each page of a scan that finds what was long there, so many reads must be spared.
 const UNSEEN_PER_PAGE: usize = 32;
+
+/// More waiting reads than these change nothing: the most pages that they justify.
+pub const MOST_UNSEEN: usize = UNSEEN_PER_PAGE * MOST_PAGES;
+
+/// Scans come no closer than this.
+const SHORTEST_SCAN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// True if changes are better found by scans than by points. `dear`: scans cost too much lately.
 pub fn scans_rather(scanning: bool, active: usize, dear: bool) -> bool {
@@ -60,14 +66,21 @@ pub fn most_pages(active: usize) -> usize {
     (active / ACTIVE_PER_PAGE).clamp(2, MOST_PAGES)
 }
 
-/// The most pages of the first scan, if nothing is known of `unseen` instances.
-pub fn most_first_pages(unseen: usize) -> usize {
+/// True if a scan for what was long there is better than the reads of `unseen` instances of which nothing is known.
+pub fn catches_up(unseen: usize) -> bool {
+    unseen >= UNSEEN_PER_PAGE
+}
+
+/// The most pages of a scan for what was long there, if nothing is known of `unseen` instances.
+pub fn most_full_pages(unseen: usize) -> usize {
     (unseen / UNSEEN_PER_PAGE).clamp(1, MOST_PAGES)
 }
 
 /// The time from the start of a scan that took `took` to the start of the next one: at most a quarter of it is spent on scans.
+///
+/// Half of the shortest time between two reads: one request for all is cheap, and a change is shown within that time.
 pub fn scan_interval(limits: PollingLimits, took: Duration) -> Duration {
-    limits.min.max(took.saturating_mul(4)).min(limits.max.max(took))
+    (limits.min / 2).max(SHORTEST_SCAN_INTERVAL).max(took.saturating_mul(4)).min(limits.max.max(took))
 }
 
 /// The pause of a hub after its `failures`-th failed read in a row.
@@ -127,8 +140,8 @@ mod tests {
     #[test]
     fn a_scan_costs_less_than_the_points_that_it_spares() {
         assert_eq!([0, 32, 100, 1000, 10_000].map(most_pages), [2, 2, 6, 20, 20]);
-        assert_eq!([0, 32, 100, 1000, 10_000].map(most_first_pages), [1, 1, 3, 20, 20]);
-        assert_eq!(scan_interval(LIMITS, Duration::from_millis(40)), LIMITS.min);
+        assert_eq!([0, 32, 100, 1000, 10_000].map(most_full_pages), [1, 1, 3, 20, 20]);
+        assert_eq!(scan_interval(LIMITS, Duration::from_millis(40)), LIMITS.min / 2);
         assert_eq!(scan_interval(LIMITS, Duration::from_secs(2)), Duration::from_secs(8));
         assert_eq!(scan_interval(LIMITS, Duration::from_secs(90)), Duration::from_secs(90));
     }

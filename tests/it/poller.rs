@@ -91,6 +91,7 @@ async fn cost(operator: &OperatorProcess) -> Cost {
 async fn many_instances_are_followed_by_scans() {
     const WAITING: usize = 150;
     const SLEEPING: usize = 50;
+    const AGAIN: usize = 200;
     const WINDOW: Duration = Duration::from_secs(5);
     let world = World::new("poller_many").await;
     let _worker = world.worker().await;
@@ -107,7 +108,7 @@ async fn many_instances_are_followed_by_scans() {
     let after = cost(&operator).await;
     println!("{WAITING} waiting in {WINDOW:?}: {before:?}, then {after:?}");
     assert!(after.scans - before.scans >= 5, "{before:?} {after:?}");
-    assert!(after.pages - before.pages <= 30, "{before:?} {after:?}");
+    assert!(after.pages - before.pages <= 60, "{before:?} {after:?}");
     assert!(after.rows - before.rows < (after.scans - before.scans) * WAITING as u64, "all rows again and again: {before:?} {after:?}");
     assert!(after.reads - before.reads <= 10, "they are read one by one: {before:?} {after:?}");
     assert_eq!(growth(&writes, &operator.api_writes().await), Default::default());
@@ -129,18 +130,19 @@ async fn many_instances_are_followed_by_scans() {
 
     // A new operator finds out with a few pages what there is, and not by reading each.
     drop(operator);
-    world.many("again", "hub", "Approval", &json!("any"), 100);
+    world.many("again", "hub", "Approval", &json!("any"), AGAIN);
     let first = world.operator().await;
-    world.until_all("they run", "again", 100, is_running).await;
+    world.until_all("they run", "again", AGAIN, is_running).await;
     first.process.stop(Duration::from_secs(10)).unwrap();
     let second = world.operator().await;
     let seen = eventually("all are followed", async || {
         let tracked = second.counter("durable_operator_poller_tracked_instances", &[]).await;
         let cost = cost(&second).await;
-        if tracked == 100 && cost.scans >= 2 { Ok(cost) } else { Err(format!("{tracked} tracked, {cost:?}")) }
+        if tracked == AGAIN as u64 && cost.scans >= 3 { Ok(cost) } else { Err(format!("{tracked} tracked, {cost:?}")) }
     })
     .await;
-    assert!(seen.reads < 70, "{seen:?}");
+    println!("{AGAIN} running at the start: {seen:?}");
+    assert!(seen.reads < AGAIN as u64 / 2, "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,6 +25,9 @@ pub const DEFAULT_REQUESTS_PER_SECOND: u32 = 200;
 /// The longest wait of one request. A call may have several tries and takes at most 15 s in all.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
+/// One that waits looks after this whether the hub has fallen silent.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
 /// What a hub may be asked. Clones share it.
 #[derive(Clone)]
 pub struct Budget {
@@ -63,16 +66,26 @@ impl Budget {
         let arrived = Instant::now();
         let (admit, admitted) = oneshot::channel();
         let queued = self.arrive(priority, admit, arrived);
-        let turn = match queued {
-            true => tokio::time::timeout(LONGEST_WAIT, admitted).await.ok().and_then(Result::ok),
-            false => None,
-        };
+        let turn = if queued { self.turn(priority, admitted, arrived).await } else { None };
         let result = turn.map(Turn::take).ok_or(NotAdmitted);
         self.inner.metrics.waited(name(priority), arrived.elapsed());
         if result.is_err() {
             self.inner.metrics.throttled("refused");
         }
         result
+    }
+
+    /// Waits for the turn of one that is queued.
+    async fn turn(&self, priority: Priority, mut admitted: oneshot::Receiver<Turn>, arrived: Instant) -> Option<Turn> {
+        while arrived.elapsed() < LONGEST_WAIT {
+            if let Ok(turn) = tokio::time::timeout(LOOK_AGAIN_AFTER, &mut admitted).await {
+                return turn.ok();
+            }
+            if self.lock().turns.waits_in_vain(priority, Instant::now()) {
+                return None;
+            }
+        }
+        None
     }
 
     /// Queues one that wants to send, and sees to it that its turn comes; false if that would take too long.

@@ -29,6 +29,9 @@ const MOST_AT_ONCE: usize = 16;
 /// When so many are under way and none was answered for this time, further ones are refused: they would wait in vain.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
 
+/// A pause longer than this is not waited for by those who also work for other hubs.
+const LONGEST_WAITED_PAUSE: Duration = Duration::from_secs(1);
+
 /// Why a request is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Priority {
@@ -87,8 +90,7 @@ impl<W> Turns<W> {
 
     /// Queues `waiter`, or gives it back if it would wait longer than `limit`.
     pub fn arrive(&mut self, priority: Priority, waiter: W, limit: Duration, now: Instant) -> Result<(), W> {
-        let silent = self.under_way >= MOST_AT_ONCE && now.saturating_duration_since(self.heard) >= SILENT_AFTER;
-        if self.expected_wait(priority, now) > limit || (silent && priority == Priority::User) {
+        if self.expected_wait(priority, now) > limit || self.waits_in_vain(priority, now) {
             return Err(waiter);
         }
         match priority {
@@ -97,6 +99,13 @@ impl<W> Turns<W> {
             Priority::Poll => self.polls.push_back(waiter),
         }
         Ok(())
+    }
+
+    /// True for one that holds up work for other hubs while this one gives no answers, or asked for a long pause.
+    pub fn waits_in_vain(&self, priority: Priority, now: Instant) -> bool {
+        let silent = self.under_way >= MOST_AT_ONCE && now.saturating_duration_since(self.heard) >= SILENT_AFTER;
+        let paused = self.closed_until.is_some_and(|until| until.saturating_duration_since(now) > LONGEST_WAITED_PAUSE);
+        (silent || paused) && priority == Priority::User
     }
 
     /// How long one that arrives now waits, if nobody of a higher priority comes after it.
@@ -335,8 +344,11 @@ mod tests {
         assert!((1..=7).contains(&polls), "{polls}");
         let mut turns = Turns::new(10, start);
         turns.answered(Some(503), Some(Duration::from_secs(6)), 0, start);
-        assert_eq!(turns.arrive(Priority::User, "user", LIMIT, start), Err("user"));
-        turns.arrive(Priority::User, "user", LIMIT, start + Duration::from_secs(2)).unwrap();
+        assert_eq!(turns.arrive(Priority::Poll, "poll", LIMIT, start), Err("poll"));
+        assert_eq!(turns.arrive(Priority::User, "user", LIMIT, start + Duration::from_secs(2)), Err("user"));
+        assert!(turns.waits_in_vain(Priority::User, start) && !turns.waits_in_vain(Priority::Poll, start));
+        turns.arrive(Priority::User, "user", LIMIT, start + Duration::from_secs(5)).unwrap();
+        turns.arrive(Priority::Poll, "poll", LIMIT, start + Duration::from_secs(2)).unwrap();
         assert_eq!(turns.grant(start + Duration::from_secs(2), |_| true), Some(start + Duration::from_secs(6)));
     }
 
@@ -346,7 +358,7 @@ mod tests {
         let mut turns = Turns::new(1000, start);
         assert!(!turns.answered(Some(404), None, 0, start) && !turns.answered(None, None, 0, start));
         assert!(turns.answered(Some(429), Some(Duration::from_secs(3)), 0, start));
-        turns.arrive(Priority::User, "user", LIMIT, start).unwrap();
+        turns.arrive(Priority::Poll, "poll", LIMIT, start).unwrap();
         assert_eq!(turns.grant(start, |_| true), Some(start + Duration::from_secs(3)));
         // Another answer to a request of the same moment does not make it shorter.
         turns.answered(Some(503), None, 0, start);
