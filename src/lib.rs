@@ -25,8 +25,8 @@
 //! |---|---|
 //! | [`api`] | the Kubernetes types, their names and conditions, and how objects are read |
 //! | [`controllers`] | one folder per kind; the runner that closes kube's traps; status writes; Events |
-//! | [`poller`] | reads unfinished instances and tells whose owner should decide again |
-//! | [`hubs`] | one client per TaskHub, who waits for which hub, watches of single Secrets |
+//! | [`poller`] | follows unfinished instances, by scans or one by one, and tells whose owner should decide again |
+//! | [`hubs`] | the clients and the budget of each TaskHub, who waits for which hub, watches of single Secrets |
 //! | [`connection`] | from a TaskHub and its Secret or identity to a storage account, or why not |
 //! | [`workload_identity`] | tokens for storage accounts from the service accounts of tenants |
 //! | [`operator`] | the composition root: the only module that knows all others |

@@ -31,6 +31,8 @@ pub struct Metrics {
     pub poller: PollerMetrics,
     /// Of what is done to instances.
     pub orchestrations: OrchestrationMetrics,
+    /// Of the hubs' budgets.
+    pub limiter: LimiterMetrics,
 }
 
 impl Metrics {
@@ -43,7 +45,8 @@ impl Metrics {
         let api = ApiMetrics::register(registry.sub_registry_with_prefix("api"));
         let poller = PollerMetrics::register(registry.sub_registry_with_prefix("poller"));
         let orchestrations = OrchestrationMetrics::register(registry.sub_registry_with_prefix("orchestration"));
-        Metrics { registry, reconciles, storage, api, poller, orchestrations }
+        let limiter = LimiterMetrics::register(registry.sub_registry_with_prefix("limiter"));
+        Metrics { registry, reconciles, storage, api, poller, orchestrations, limiter }
     }
 
     /// The text that Prometheus reads (OpenMetrics).
@@ -170,21 +173,105 @@ impl ApiMetrics {
     }
 }
 
-/// What the poller has to do.
-#[derive(Clone, Default)]
+/// What the poller has to do, and how it does it.
+#[derive(Clone)]
 pub struct PollerMetrics {
     /// Instances that are being read until they settle.
     pub tracked: Gauge,
-    /// Reads of instances.
+    /// Reads of single instances.
     pub reads: Counter,
+    /// Scans for changed rows that came to their end.
+    pub scans: Counter,
+    /// Pages of scans.
+    pub pages: Counter,
+    /// Rows that scans returned.
+    pub rows: Counter,
+    /// Hubs that are scanned now, instead of read instance by instance.
+    pub scanning: Gauge,
+    lag: Histogram,
+}
+
+impl Default for PollerMetrics {
+    fn default() -> PollerMetrics {
+        PollerMetrics {
+            tracked: Gauge::default(),
+            reads: Counter::default(),
+            scans: Counter::default(),
+            pages: Counter::default(),
+            rows: Counter::default(),
+            scanning: Gauge::default(),
+            lag: seconds_histogram(),
+        }
+    }
 }
 
 impl PollerMetrics {
     fn register(registry: &mut Registry) -> PollerMetrics {
         let metrics = PollerMetrics::default();
         registry.register("tracked_instances", "Instances that are read until they settle", metrics.tracked.clone());
-        registry.register("reads", "Reads of instances", metrics.reads.clone());
+        registry.register("reads", "Reads of single instances", metrics.reads.clone());
+        registry.register("scans", "Scans for changed instances that came to their end", metrics.scans.clone());
+        registry.register("pages", "Pages of scans for changed instances", metrics.pages.clone());
+        registry.register("rows", "Rows that scans for changed instances returned", metrics.rows.clone());
+        registry.register("scanning_hubs", "Hubs that are scanned instead of read instance by instance", metrics.scanning.clone());
+        registry.register_with_unit("lag", "How late instances are read and scans begin", Unit::Seconds, metrics.lag.clone());
         metrics
+    }
+
+    /// A read or a scan began this much later than it was due.
+    pub fn late(&self, by: Duration) {
+        self.lag.observe(by.as_secs_f64());
+    }
+}
+
+/// What the budgets of the hubs make requests wait for.
+#[derive(Clone)]
+pub struct LimiterMetrics {
+    wait: Family<PriorityLabels, Histogram>,
+    throttled: Family<CauseLabels, Counter>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PriorityLabels {
+    priority: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CauseLabels {
+    cause: &'static str,
+}
+
+impl Default for LimiterMetrics {
+    fn default() -> LimiterMetrics {
+        LimiterMetrics { wait: Family::new_with_constructor(seconds_histogram), throttled: Family::default() }
+    }
+}
+
+impl LimiterMetrics {
+    fn register(registry: &mut Registry) -> LimiterMetrics {
+        let metrics = LimiterMetrics::default();
+        registry.register_with_unit(
+            "wait",
+            "How long requests to storage accounts wait for their hub's budget, by priority (probe, user, poll)",
+            Unit::Seconds,
+            metrics.wait.clone(),
+        );
+        registry.register(
+            "throttled",
+            "Requests that a hub's budget refused (refused), and answers that asked for fewer requests (answer)",
+            metrics.throttled.clone(),
+        );
+        metrics
+    }
+
+    /// A request waited this long, and then went or was refused.
+    pub fn waited(&self, priority: &'static str, wait: Duration) {
+        self.wait.get_or_create(&PriorityLabels { priority }).observe(wait.as_secs_f64());
+    }
+
+    /// A request was refused, or an answer asked for fewer.
+    pub fn throttled(&self, cause: &'static str) {
+        self.throttled.get_or_create(&CauseLabels { cause }).inc();
     }
 }
 

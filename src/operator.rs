@@ -126,7 +126,8 @@ async fn work(
     for crd in crds {
         tokio::select! { () = established(&client, &crd.name) => crd.gate.open(), () = stop.clone().begun() => return Ok(()) }
     }
-    let (hubs, secrets, events) = (Hubs::reading_namespaces(client.clone()), Secrets::new(client.clone()), Events::new(client.clone()));
+    let (secrets, events) = (Secrets::new(client.clone()), Events::new(client.clone()));
+    let hubs = Hubs::reading_namespaces(client.clone(), metrics.limiter.clone());
     let poller = Poller::new(hubs.clone(), &[OWNER_COLUMN], metrics.poller.clone());
     let watched_hubs: Watched<TaskHub> = Watched::new(&client, &config.watch_namespaces);
     let watched_orchestrations: Watched<Orchestration> = Watched::new(&client, &config.watch_namespaces);

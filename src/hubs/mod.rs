@@ -6,6 +6,7 @@
 //! nothing is concluded from that.
 
 mod access;
+mod limiter;
 mod namespaces;
 mod secrets;
 mod tally;
@@ -15,13 +16,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use durable_taskhub::TaskHub;
+use durable_taskhub::storage::StorageError;
 use futures::{Stream, StreamExt};
 use kube::Client;
 
 use crate::changes::Changes;
 use crate::connection::NotReady;
+use crate::metrics::LimiterMetrics;
 
 pub use access::{Access, NotAllowed};
+pub use limiter::{Budget, DEFAULT_REQUESTS_PER_SECOND, Priority};
 pub use secrets::Secrets;
 pub use tally::{Counts, Standing};
 
@@ -53,8 +57,10 @@ pub struct Dependent {
 /// A hub that answers.
 #[derive(Debug, Clone)]
 pub struct ReadyHub {
-    /// Its client.
+    /// Its client for what a user wants done.
     pub client: TaskHub,
+    /// Its client for looking whether something has changed: these requests go after those of [`ReadyHub::client`].
+    pub polls: TaskHub,
     /// True if a worker served a partition when the hub was last looked at.
     pub workers_active: bool,
     /// Shortest and longest time between two reads of an instance.
@@ -63,11 +69,38 @@ pub struct ReadyHub {
     pub access: Access,
     /// Sizes of what is sent and shown.
     pub limits: PayloadLimits,
-    /// Requests to the storage account per second, of the operator as a whole.
-    pub requests_per_second: u32,
+}
+
+/// What is known of a hub that answers, besides its clients.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// True if a worker serves a partition.
+    pub workers_active: bool,
+    /// Shortest and longest time between two reads of an instance.
+    pub polling: PollingLimits,
+    /// Who may use it.
+    pub access: Access,
+    /// Sizes of what is sent and shown.
+    pub limits: PayloadLimits,
 }
 
 impl ReadyHub {
+    /// A hub that answers `client`, whose requests all spend from `budget` from now on.
+    ///
+    /// # Errors
+    /// Those of [`TaskHub::with_admission`].
+    pub fn new(client: &TaskHub, budget: &Budget, known: Known) -> Result<ReadyHub, StorageError> {
+        let Known { workers_active, polling, access, limits } = known;
+        Ok(ReadyHub {
+            polls: client.with_admission(Some(budget.admission(Priority::Poll)))?,
+            client: client.with_admission(Some(budget.admission(Priority::User)))?,
+            workers_active,
+            polling,
+            access,
+            limits,
+        })
+    }
+
     /// Whether objects of `namespace`, which has `labels`, may run `function` through the hub; without a function, whether they
     /// may use it at all.
     ///
@@ -147,6 +180,7 @@ struct Inner {
     changed: Changes<Dependent>,
     doubted: Changes<HubKey>,
     counted: Changes<HubKey>,
+    limiter: LimiterMetrics,
 }
 
 #[derive(Default)]
@@ -158,6 +192,7 @@ struct State {
     gone: HashMap<HubKey, Instant>,
     dependents: HashMap<HubKey, HashSet<Dependent>>,
     doubts: HashSet<HubKey>,
+    budgets: HashMap<HubKey, (u32, Budget)>,
 }
 
 impl Hubs {
@@ -166,9 +201,9 @@ impl Hubs {
         Hubs::default()
     }
 
-    /// An empty registry that reads the labels of namespaces with `client`.
-    pub fn reading_namespaces(client: Client) -> Hubs {
-        let inner = Inner { namespaces: Some(namespaces::Namespaces::new(client)), ..Inner::default() };
+    /// An empty registry that reads the labels of namespaces with `client`, and whose budgets count here.
+    pub fn reading_namespaces(client: Client, limiter: LimiterMetrics) -> Hubs {
+        let inner = Inner { namespaces: Some(namespaces::Namespaces::new(client)), limiter, ..Inner::default() };
         Hubs { inner: Arc::new(inner) }
     }
 
@@ -195,6 +230,17 @@ impl Hubs {
         }
     }
 
+    /// The hub's budget: the same one for as long as its TaskHub is there, whatever clients are made.
+    pub fn budget(&self, key: &HubKey, requests_per_second: u32) -> Budget {
+        let mut state = self.lock();
+        let made = || (requests_per_second, Budget::new(requests_per_second, self.inner.limiter.clone()));
+        let (rate, budget) = state.budgets.entry(key.clone()).or_insert_with(made);
+        if std::mem::replace(rate, requests_per_second) != requests_per_second {
+            budget.set_rate(requests_per_second);
+        }
+        budget.clone()
+    }
+
     /// What is known of the hub.
     pub fn view(&self, key: &HubKey) -> HubView {
         self.lock().views.get(key).cloned().unwrap_or_default()
@@ -212,7 +258,10 @@ impl Hubs {
 
     /// The TaskHub is gone.
     pub fn remove(&self, key: &HubKey) {
-        self.lock().doubts.remove(key);
+        let mut state = self.lock();
+        state.doubts.remove(key);
+        state.budgets.remove(key);
+        drop(state);
         self.judge(key, HubView::Absent);
     }
 

@@ -1,4 +1,4 @@
-//! When an instance is read next. Pure: neither clock nor chance.
+//! When an instance is read next, and whether it is read by itself. Pure: neither clock nor chance.
 //!
 //! Often after a change, seldom while nothing happens; and not all at once,
 //! when a thousand were started in the same second.
@@ -25,6 +25,62 @@ pub fn spread(interval: Duration, uid: &str, read: u64) -> Duration {
     (uid, read).hash(&mut hasher);
     let thousandths = u32::try_from(hasher.finish() % 100).unwrap_or(0);
     interval - interval * thousandths / 1000
+}
+
+/// A part of `interval`, a quarter to the whole: which one depends on the instance. For many that would else be read together.
+pub fn scatter(interval: Duration, uid: &str) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    uid.hash(&mut hasher);
+    let part = u32::try_from(hasher.finish() % 10_000).unwrap_or(0);
+    interval / 4 + (interval - interval / 4) * part / 10_000
+}
+
+/// Scans are chosen from so many instances on: fewer are read one by one.
+const SCANS_FROM: usize = 32;
+
+/// And they are kept down to so many, so that the choice does not change with each start and end.
+const SCANS_DOWN_TO: usize = 16;
+
+/// So many instances must be followed for each page that a scan has; more pages cost more than the points.
+const ACTIVE_PER_PAGE: usize = 16;
+
+/// The most pages of a scan, however many are followed: the points between have to get their turn.
+const MOST_PAGES: usize = 20;
+
+/// For each page of a scan that finds what was long there, so many reads must be spared.
+const UNSEEN_PER_PAGE: usize = 32;
+
+/// More waiting reads than these change nothing: the most pages that they justify.
+pub const MOST_UNSEEN: usize = UNSEEN_PER_PAGE * MOST_PAGES;
+
+/// Scans come no closer than this.
+const SHORTEST_SCAN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// True if changes are better found by scans than by points. `dear`: scans cost too much lately.
+pub fn scans_rather(scanning: bool, active: usize, dear: bool) -> bool {
+    !dear && active >= if scanning { SCANS_DOWN_TO } else { SCANS_FROM }
+}
+
+/// The most pages that a scan for the changes of `active` instances may have.
+pub fn most_pages(active: usize) -> usize {
+    (active / ACTIVE_PER_PAGE).clamp(2, MOST_PAGES)
+}
+
+/// True if a scan for what was long there is better than the reads of `unseen` instances of which nothing is known.
+pub fn catches_up(unseen: usize) -> bool {
+    unseen >= UNSEEN_PER_PAGE
+}
+
+/// The most pages of a scan for what was long there, if nothing is known of `unseen` instances.
+pub fn most_full_pages(unseen: usize) -> usize {
+    (unseen / UNSEEN_PER_PAGE).clamp(1, MOST_PAGES)
+}
+
+/// The time from the start of a scan that took `took` to the start of the next one: at most a quarter of it is spent on scans.
+///
+/// Half of the shortest time between two reads: one request for all is cheap, and a change is shown within that time.
+pub fn scan_interval(limits: PollingLimits, took: Duration) -> Duration {
+    (limits.min / 2).max(SHORTEST_SCAN_INTERVAL).max(took.saturating_mul(4)).min(limits.max.max(took))
 }
 
 /// The pause of a hub after its `failures`-th failed read in a row.
@@ -61,6 +117,45 @@ mod tests {
             let spread = spread(LIMITS.max, &n.to_string(), 7);
             assert!(spread <= LIMITS.max && spread >= LIMITS.max * 9 / 10);
         }
+    }
+
+    #[test]
+    fn many_instances_are_scanned_and_few_are_read() {
+        // Scanning before, active, too dear: scans.
+        for (scanning, active, dear, expected) in [
+            (false, 0, false, false),
+            (false, 31, false, false),
+            (false, 32, false, true),
+            (false, 10_000, false, true),
+            (true, 31, false, true),
+            (true, 16, false, true),
+            (true, 15, false, false),
+            (true, 10_000, true, false),
+            (false, 10_000, true, false),
+        ] {
+            assert_eq!(scans_rather(scanning, active, dear), expected, "{scanning} {active} {dear}");
+        }
+    }
+
+    #[test]
+    fn a_scan_costs_less_than_the_points_that_it_spares() {
+        assert_eq!([0, 32, 100, 1000, 10_000].map(most_pages), [2, 2, 6, 20, 20]);
+        assert_eq!([0, 32, 100, 1000, 10_000].map(most_full_pages), [1, 1, 3, 20, 20]);
+        assert_eq!(scan_interval(LIMITS, Duration::from_millis(40)), LIMITS.min / 2);
+        assert_eq!(scan_interval(LIMITS, Duration::from_secs(2)), Duration::from_secs(8));
+        assert_eq!(scan_interval(LIMITS, Duration::from_secs(90)), Duration::from_secs(90));
+    }
+
+    #[test]
+    fn what_was_learnt_together_is_checked_at_different_times() {
+        let minutes = Duration::from_secs(300);
+        let mut per_second = std::collections::HashMap::new();
+        for number in 0..10_000 {
+            let due = scatter(minutes, &format!("uid-{number}"));
+            assert!(due >= minutes / 4 && due <= minutes);
+            *per_second.entry(due.as_secs()).or_insert(0) += 1;
+        }
+        assert!(per_second.values().all(|reads| *reads < 100), "{per_second:?}");
     }
 
     #[test]

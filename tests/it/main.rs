@@ -6,6 +6,7 @@ mod first_run;
 mod idle;
 mod leaders;
 mod orchestration;
+mod poller;
 mod process;
 mod runner;
 mod schema;

@@ -178,6 +178,8 @@ async fn metrics_in_use() -> String {
     let elapsed = std::time::Duration::from_millis(1);
     metrics.reconciles.observe("TaskHub", None, elapsed);
     metrics.storage.observe(&ObservedRequest { service: Service::Table, operation: "table.get", status: Some(200), elapsed });
+    metrics.limiter.waited("poll", elapsed);
+    metrics.limiter.throttled("answer");
     let server = service_fn(async |_: http::Request<()>| Ok::<_, std::convert::Infallible>(http::Response::new(())));
     ApiRequestLayer::new(metrics.api.clone()).layer(server).oneshot(http::Request::new(())).await.unwrap();
     metrics.encode().unwrap()

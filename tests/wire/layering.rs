@@ -16,7 +16,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
     // The allow-list of endpoints is configuration.
     ("connection", &["api", "config"]),
     // Who may use a hub is said by its spec.
-    ("hubs", &["api", "changes", "connection"]),
+    ("hubs", &["api", "changes", "connection", "metrics"]),
     ("workload_identity", &["api"]),
     ("poller", &["changes", "crash_points", "hubs", "metrics"]),
     // The gate of a first list is the admin server's; the rest is what a reconcile needs.
@@ -30,11 +30,18 @@ const ALLOWED: [(&str, &[&str]); 15] = [
 ];
 
 /// Files that decide, and what they may not name: anything that waits, asks a server or reads a clock.
-const PURE: [&str; 8] = [
+const PURE: [&str; 15] = [
     "controllers/orchestration/decide.rs",
     "controllers/orchestration/describe.rs",
     "controllers/orchestration/identity.rs",
+    "controllers/orchestration/notice.rs",
+    "controllers/orchestration/says.rs",
+    "controllers/orchestration/schedule.rs",
+    "controllers/orchestration/teardown.rs",
     "controllers/task_hub/describe.rs",
+    "hubs/limiter/turns.rs",
+    "poller/pool.rs",
+    "poller/scan.rs",
     "poller/schedule.rs",
     "api/conditions.rs",
     "hubs/access.rs",

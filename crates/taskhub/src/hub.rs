@@ -9,18 +9,19 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use crate::names::HubName;
 use crate::partition::{PartitionCount, partition_of};
-use crate::storage::{Container, Query, Queue, Storage, StorageError, Table};
+use crate::storage::{Admission, Container, Query, Queue, Storage, StorageError, Table};
 use crate::time::Time;
 
 /// A client of one task hub. Cloning it is cheap.
 #[derive(Clone)]
 pub struct TaskHub {
     inner: Arc<Inner>,
+    storage: Storage,
 }
 
+/// What all clients that come from one share, whatever holds their requests back.
 struct Inner {
     name: HubName,
-    storage: Storage,
     partitions: PartitionCount,
     /// Starts count from 1: a control message must sort after the start of the same second (task-hub.md 7.6).
     starts: AtomicI64,
@@ -108,17 +109,17 @@ impl TaskHub {
             (true, found) => {
                 let missing = || ConnectError::HubNotFound { account: storage.account().name().to_owned(), hub: name.clone() };
                 let partitions = partitions.or(found).ok_or_else(missing)?;
-                Ok(TaskHub {
-                    inner: Arc::new(Inner {
-                        name,
-                        storage,
-                        partitions,
-                        starts: AtomicI64::new(0),
-                        managed_by_blob: AtomicBool::new(false),
-                    }),
-                })
+                Ok(TaskHub::of_known(storage, name, partitions))
             }
         }
+    }
+
+    /// A second client of the same hub whose requests `admission` admits. It shares connections and the count of starts.
+    ///
+    /// # Errors
+    /// Those of [`Storage::new`].
+    pub fn with_admission(&self, admission: Option<Arc<dyn Admission>>) -> Result<TaskHub, StorageError> {
+        Ok(TaskHub { inner: self.inner.clone(), storage: self.storage.with_admission(admission)? })
     }
 
     /// The hub's name.
@@ -133,7 +134,7 @@ impl TaskHub {
 
     /// The storage account that the hub lies in.
     pub fn storage(&self) -> &Storage {
-        &self.inner.storage
+        &self.storage
     }
 
     /// Who serves the control queues, of hubs managed by table; one request. Empty if the hub is managed by blob.
@@ -141,7 +142,7 @@ impl TaskHub {
     /// # Errors
     /// [`StorageError`] if the storage account does not answer as needed.
     pub async fn partitions(&self) -> Result<Vec<Partition>, StorageError> {
-        read_partitions(&self.inner.storage, &self.inner.name).await
+        read_partitions(&self.storage, &self.inner.name).await
     }
 
     /// When the hub was made, as `taskhub.json` has it; none if there is no such blob. One request.
@@ -149,7 +150,7 @@ impl TaskHub {
     /// # Errors
     /// [`StorageError`] if the storage account does not answer as needed.
     pub async fn created_at(&self) -> Result<Option<Time>, StorageError> {
-        Ok(read_info(&self.inner.storage, &self.inner.name).await?.and_then(|info| Time::parse(&info.created_at?).ok()))
+        Ok(read_info(&self.storage, &self.inner.name).await?.and_then(|info| Time::parse(&info.created_at?).ok()))
     }
 
     pub(crate) fn is_managed_by_blob(&self) -> bool {
@@ -166,16 +167,16 @@ impl TaskHub {
     }
 
     pub(crate) fn instances(&self) -> Table {
-        self.inner.storage.table(&self.inner.name.instances_table())
+        self.storage.table(&self.inner.name.instances_table())
     }
 
     pub(crate) fn history_table(&self) -> Table {
-        self.inner.storage.table(&self.inner.name.history_table())
+        self.storage.table(&self.inner.name.history_table())
     }
 
     pub(crate) fn control_queue_of(&self, instance_id: &str) -> Queue {
         let partition = partition_of(instance_id, self.inner.partitions);
-        self.inner.storage.queue(&self.inner.name.control_queue(partition))
+        self.storage.queue(&self.inner.name.control_queue(partition))
     }
 
     /// The URL of a blob of large messages as it stands in columns: each segment percent-encoded (task-hub.md 4.5).
@@ -183,23 +184,24 @@ impl TaskHub {
         let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~/".contains(&byte);
         let encoded = |byte: u8| if unreserved(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
         let path: String = blob_name.bytes().map(encoded).collect();
-        let endpoint = self.inner.storage.account().endpoint(crate::storage::Service::Blob);
+        let endpoint = self.storage.account().endpoint(crate::storage::Service::Blob);
         format!("{endpoint}/{}/{path}", self.inner.name.large_messages_container())
     }
 
-    /// The client of a hub that was just made.
+    /// The client of a hub that is known to be there.
     pub(crate) fn of_known(storage: Storage, name: HubName, partitions: PartitionCount) -> TaskHub {
-        TaskHub { inner: Arc::new(Inner { name, storage, partitions, starts: AtomicI64::new(0), managed_by_blob: AtomicBool::new(false) }) }
+        let inner = Inner { name, partitions, starts: AtomicI64::new(0), managed_by_blob: AtomicBool::new(false) };
+        TaskHub { inner: Arc::new(inner), storage }
     }
 
     pub(crate) fn large_messages(&self) -> Container {
-        self.inner.storage.container(&self.inner.name.large_messages_container())
+        self.storage.container(&self.inner.name.large_messages_container())
     }
 }
 
 impl std::fmt::Debug for TaskHub {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TaskHub").field("name", &self.inner.name).field("account", &self.inner.storage.account().name()).finish()
+        f.debug_struct("TaskHub").field("name", &self.inner.name).field("account", &self.storage.account().name()).finish()
     }
 }
 

@@ -177,6 +177,14 @@
 //! # }
 //! ```
 //!
+//! [`Options::admission`] is asked before each try, so that several clients can share one budget of requests and hold back together
+//! when the account asks for it; [`TaskHub::with_admission`] gives a second client of the same hub another one.
+//!
+//! # Following many instances
+//!
+//! [`TaskHub::changes`] finds the instances whose rows were written since a time of the service's clock: one request for up to 1,000
+//! instances, however many there are. It cannot show a deletion.
+//!
 //! # TLS
 //!
 //! The crate uses rustls and chooses no provider for the process: for `https` endpoints call
@@ -203,8 +211,10 @@
 //! [`Options::attempt_timeout`]: storage::Options::attempt_timeout
 //! [`Options::max_retries`]: storage::Options::max_retries
 //! [`Options::observer`]: storage::Options::observer
+//! [`Options::admission`]: storage::Options::admission
 
 pub mod artifacts;
+pub mod changes;
 pub mod column;
 pub mod control;
 pub mod counts;

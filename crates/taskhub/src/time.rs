@@ -59,6 +59,12 @@ impl Time {
         Time { ticks: self.ticks.saturating_add(ticks).min(LAST_TICK) }
     }
 
+    /// This time less `duration`; the first representable time if that lies before.
+    pub fn saturating_sub(self, duration: Duration) -> Time {
+        let ticks = i64::try_from(duration.as_nanos() / 100).unwrap_or(i64::MAX);
+        Time { ticks: self.ticks.saturating_sub(ticks).max(FIRST_TICK) }
+    }
+
     /// The time that has gone by since `earlier`; zero if that lies ahead.
     pub fn since(self, earlier: Time) -> Duration {
         let ticks = self.ticks.saturating_sub(earlier.ticks);

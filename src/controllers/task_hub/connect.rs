@@ -18,7 +18,7 @@ use super::{Object, TaskHubs};
 use crate::api::v1alpha1::{TaskHubSpec, WorkloadIdentity};
 use crate::connection::{Found, NotReady, Resolved, Way, resolve, way};
 use crate::controllers::events::Notice;
-use crate::hubs::HubKey;
+use crate::hubs::{Budget, HubKey, Priority};
 use crate::workload_identity::{Identity, provider};
 
 /// What is remembered of a TaskHub between its reconciles, and can be lost.
@@ -116,7 +116,7 @@ impl TaskHubs {
         if let Some((_, client)) = known.open.filter(|(before, _)| !anew && *before == made && known.failures == 0) {
             return Ok((client, false));
         }
-        let (storage, name) = self.storage(spec, resolved)?;
+        let (storage, name) = self.storage(object, spec, resolved)?;
         let partitions = spec.partition_count.and_then(|count| PartitionCount::new(u32::try_from(count).ok()?));
         let client = match HubClient::connect(storage.clone(), name.clone(), partitions).await {
             Ok(client) => client,
@@ -129,10 +129,17 @@ impl TaskHubs {
         Ok((client, true))
     }
 
-    /// The account, and the name of the hub in it. No request.
-    pub(super) fn storage(&self, spec: &TaskHubSpec, resolved: &Resolved) -> Result<(Storage, HubName), NotReady> {
+    /// What all requests to the hub spend from.
+    pub(super) fn budget(&self, object: &Object, spec: &TaskHubSpec) -> Budget {
+        let key = HubKey { namespace: object.namespace().to_owned(), name: object.name().to_owned() };
+        self.hubs.budget(&key, u32::try_from(spec.limits.requests_per_second).unwrap_or(1))
+    }
+
+    /// The account, and the name of the hub in it. No request. What is asked goes past the users of the hub: it decides for all of them.
+    pub(super) fn storage(&self, object: &Object, spec: &TaskHubSpec, resolved: &Resolved) -> Result<(Storage, HubName), NotReady> {
         let name = HubName::new(&spec.hub_name).map_err(|why| NotReady::new("InvalidSpec", format!("spec.hubName: {why}")))?;
-        let options = Options { observer: Some(self.storage_metrics.clone()), ..Options::default() };
+        let admission = Some(self.budget(object, spec).admission(Priority::Probe));
+        let options = Options { observer: Some(self.storage_metrics.clone()), admission, ..Options::default() };
         let storage = Storage::new(resolved.account.clone(), options).map_err(|error| storage_says(&error, resolved.method))?;
         Ok((storage, name))
     }

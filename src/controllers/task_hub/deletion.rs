@@ -183,7 +183,7 @@ impl TaskHubs {
                 Ok(Some((hub.client.storage().clone(), hub.client.name().clone())))
             }
             Err(why) if why.reason == "HubNotFound" || why.reason == "UnsupportedHub" => match self.resolve(object, key, spec).await {
-                Ok(Some(resolved)) => match self.storage(spec, &resolved) {
+                Ok(Some(resolved)) => match self.storage(object, spec, &resolved) {
                     // A separate tracking store has its tables elsewhere: only what is of a deletion that was cut off goes.
                     Ok((storage, name)) if why.reason == "HubNotFound" => Ok(Some((storage, name))),
                     Ok(_) => Err(Box::new(held(why.reason, without_connection(&why.message)))),

@@ -18,7 +18,7 @@ use crate::api::v1alpha1::{Backlog, ConnectionStatus, OrchestrationCounts, TaskH
 use crate::api::{PAUSED_ANNOTATION, RECONCILE_REQUESTED_AT_ANNOTATION};
 use crate::connection::NotReady;
 use crate::controllers::runner::Next;
-use crate::hubs::{Access, Counts, HubKey, PayloadLimits, PollingLimits, ReadyHub};
+use crate::hubs::{Access, Counts, HubKey, Known as KnownHub, PayloadLimits, PollingLimits, ReadyHub};
 
 /// A hub that answers is looked at again after this: one request, for who serves it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
@@ -98,7 +98,9 @@ impl TaskHubs {
             hub_created_at,
             counted,
         };
-        Ok(Some((connected, ready_hub(object, spec, client, served_partitions, polling))))
+        let known = known(object, spec, served_partitions, polling);
+        let hub = ReadyHub::new(&client, &self.budget(object, spec), known).map_err(|error| storage_says(&error, resolved.method))?;
+        Ok(Some((connected, hub)))
     }
 
     /// Orchestrations and messages, if they are due and can be known.
@@ -171,10 +173,9 @@ impl TaskHubs {
     }
 }
 
-fn ready_hub(object: &Object, spec: &TaskHubSpec, client: HubClient, served_partitions: usize, polling: PollingLimits) -> ReadyHub {
+fn known(object: &Object, spec: &TaskHubSpec, served_partitions: usize, polling: PollingLimits) -> KnownHub {
     let size = |bytes: i32| usize::try_from(bytes).unwrap_or_default();
-    ReadyHub {
-        client,
+    KnownHub {
         workers_active: served_partitions > 0,
         polling,
         access: Access::new(object.namespace(), object.name(), spec),
@@ -182,7 +183,6 @@ fn ready_hub(object: &Object, spec: &TaskHubSpec, client: HubClient, served_part
             max_input_bytes: size(spec.limits.max_input_bytes),
             max_inline_output_bytes: size(spec.limits.max_inline_output_bytes),
         },
-        requests_per_second: u32::try_from(spec.limits.requests_per_second).unwrap_or(1),
     }
 }
 

@@ -186,6 +186,7 @@ async fn a_task_hub_names_nothing_of_another_namespace() {
 async fn a_selector_reads_the_labels_of_a_namespace() {
     use durable_operator::api::v1alpha1::TaskHubSpec;
     use durable_operator::hubs::{Access, HubKey, Hubs, PayloadLimits, PollingLimits, ReadyHub};
+    use durable_operator::metrics::LimiterMetrics;
     let world = World::new("selector_reads").await;
     let guest = World::without_hub("guest").await;
     let spec = json!({
@@ -196,13 +197,13 @@ async fn a_selector_reads_the_labels_of_a_namespace() {
     let key = HubKey { namespace: world.namespace.clone(), name: "hub".to_owned() };
     let ready = ReadyHub {
         client: world.hub().await,
+        polls: world.hub().await,
         workers_active: false,
         polling: PollingLimits { min: Duration::from_secs(1), max: Duration::from_secs(2) },
         access: Access::new(&key.namespace, &key.name, &spec),
         limits: PayloadLimits { max_input_bytes: 1, max_inline_output_bytes: 1 },
-        requests_per_second: 1,
     };
-    let hubs = Hubs::reading_namespaces(world.client.clone());
+    let hubs = Hubs::reading_namespaces(world.client.clone(), LimiterMetrics::default());
     assert_eq!(hubs.permission(&key, &ready, &world.namespace, Some("OrderA")).await, Ok(()));
     assert_eq!(hubs.permission(&key, &ready, &world.namespace, Some("Refund")).await.unwrap_err().reason, "FunctionNotAllowed");
     let refused = hubs.permission(&key, &ready, &guest.namespace, Some("OrderA")).await.unwrap_err();
@@ -221,7 +222,7 @@ async fn a_selector_reads_the_labels_of_a_namespace() {
     let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
     let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
     config.proxy_url = None;
-    let blind = Hubs::reading_namespaces(kube::Client::try_from(config).unwrap());
+    let blind = Hubs::reading_namespaces(kube::Client::try_from(config).unwrap(), LimiterMetrics::default());
     let refused = blind.permission(&key, &ready, &guest.namespace, None).await.unwrap_err();
     assert!(refused.reason == "NamespaceNotAllowed" && refused.message.contains("get on namespaces"), "{refused:?}");
     assert_eq!(blind.permission(&key, &ready, &world.namespace, None).await, Ok(()), "the own namespace needs no right");

@@ -11,6 +11,7 @@ use std::time::Duration;
 use azure_core::error::ErrorKind;
 use azure_core::http::headers::{ERROR_CODE, Headers};
 
+use super::NotAdmitted;
 use super::token::TokenErrorKind;
 
 /// A failed call: what was tried, what came back, and what to do about it.
@@ -46,7 +47,7 @@ pub enum StorageErrorKind {
     Authentication,
     /// The credential is good, but does not allow this.
     AccessDenied,
-    /// The service asks for fewer requests.
+    /// The service asks for fewer requests, or [`Options::admission`](super::Options::admission) held this one back: then it has no status.
     Throttled,
     /// No answer in time.
     Timeout,
@@ -241,6 +242,9 @@ pub(super) enum Failure {
     Broken(String),
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+    /// It was not sent.
+    #[error("{NotAdmitted}")]
+    Held,
     #[error("more than {0} bytes")]
     TooLarge(u64),
     #[error("{0}")]
@@ -299,6 +303,7 @@ impl Failure {
             Failure::Response { status, code, unauthenticated } => classify(*status, code.as_deref(), *unauthenticated),
             Failure::Unreachable(_) | Failure::Broken(_) => StorageErrorKind::Unreachable,
             Failure::TimedOut(_) => StorageErrorKind::Timeout,
+            Failure::Held => StorageErrorKind::Throttled,
             Failure::TooLarge(_) => StorageErrorKind::TooLarge,
             Failure::Invalid(_) | Failure::Request(_) => StorageErrorKind::InvalidInput,
             Failure::Unreadable(_) => StorageErrorKind::UnexpectedResponse,

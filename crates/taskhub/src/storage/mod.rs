@@ -19,6 +19,8 @@ mod queue;
 mod table;
 mod token;
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,11 +64,19 @@ pub struct Options {
     pub max_retries: u32,
     /// Told of each try.
     pub observer: Option<Arc<dyn RequestObserver>>,
+    /// Asked before each try; nobody is if none.
+    pub admission: Option<Arc<dyn Admission>>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { attempt_timeout: Duration::from_secs(10), total_timeout: Duration::from_secs(15), max_retries: 3, observer: None }
+        Options {
+            attempt_timeout: Duration::from_secs(10),
+            total_timeout: Duration::from_secs(15),
+            max_retries: 3,
+            observer: None,
+            admission: None,
+        }
     }
 }
 
@@ -77,6 +87,7 @@ impl std::fmt::Debug for Options {
             .field("total_timeout", &self.total_timeout)
             .field("max_retries", &self.max_retries)
             .field("observer", &self.observer.is_some())
+            .field("admission", &self.admission.is_some())
             .finish()
     }
 }
@@ -86,6 +97,33 @@ pub trait RequestObserver: Send + Sync + 'static {
     /// Called once per try, after its response was read or it failed; must not block.
     fn observe(&self, request: &ObservedRequest);
 }
+
+/// Decides when a request may be sent: a budget that several clients share, or a pause that a busy account asked for.
+pub trait Admission: Send + Sync + 'static {
+    /// Called before each try, the repeated ones too, and waits until it may go. The wait counts into [`Options::total_timeout`]:
+    /// when that ends, the future is dropped.
+    ///
+    /// # Errors
+    /// [`NotAdmitted`] if the wait would be too long. The call fails with [`StorageErrorKind::Throttled`] and without an HTTP status.
+    fn admit(&self) -> Pin<Box<dyn Future<Output = Result<(), NotAdmitted>> + Send + '_>>;
+
+    /// Called exactly once for each try that was admitted, also if it was dropped on its way; must not block.
+    fn answered(&self, answer: Answered);
+}
+
+/// How a try that was admitted went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answered {
+    /// The HTTP status; `None` if no complete response came.
+    pub status: Option<u16>,
+    /// How long the service asks to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+/// A request that was held back for so long that it was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("held back before it was sent: too many requests wait for this task hub, or its storage account asked for a pause")]
+pub struct NotAdmitted;
 
 /// One HTTP request, as it went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +147,8 @@ pub struct Storage {
 #[derive(Debug)]
 struct Inner {
     account: Account,
+    options: Options,
+    http: reqwest::Client,
     tables: Arc<table::TableService>,
     queues: Arc<queue::QueueService>,
     blobs: Arc<blob::BlobService>,
@@ -122,12 +162,27 @@ impl Storage {
     /// the application installs `ring` at the start of `main`.
     pub fn new(account: Account, options: Options) -> Result<Storage, StorageError> {
         let http = pipeline::http_client(&account)?;
+        Storage::over(account, options, http)
+    }
+
+    /// The same account, with requests that `admission` admits. Both share one pool of connections.
+    ///
+    /// # Errors
+    /// Those of [`Storage::new`].
+    pub fn with_admission(&self, admission: Option<Arc<dyn Admission>>) -> Result<Storage, StorageError> {
+        let options = Options { admission, ..self.inner.options.clone() };
+        Storage::over(self.inner.account.clone(), options, self.inner.http.clone())
+    }
+
+    fn over(account: Account, options: Options, http: reqwest::Client) -> Result<Storage, StorageError> {
         let caller = |service| pipeline::Caller::new(&account, service, &options, http.clone());
         let inner = Inner {
             tables: Arc::new(table::TableService::new(caller(Service::Table))),
             queues: Arc::new(queue::QueueService::new(caller(Service::Queue))?),
             blobs: Arc::new(blob::BlobService::new(caller(Service::Blob))?),
             account,
+            options,
+            http,
         };
         Ok(Storage { inner: Arc::new(inner) })
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use azure_core::error::ErrorKind;
-use azure_core::http::headers::{CONTENT_LENGTH, USER_AGENT};
+use azure_core::http::headers::{CONTENT_LENGTH, Headers, RETRY_AFTER, USER_AGENT};
 use azure_core::http::policies::{Policy, PolicyResult};
 use azure_core::http::{
     AsyncRawResponse, ClientMethodOptions, ClientOptions, Context, DeserializeWith, ExponentialRetryOptions, HttpClient, Request, Response,
@@ -22,7 +22,7 @@ use bytes::BytesMut;
 use futures::StreamExt;
 
 use super::error::{Failure, Origin, StorageError};
-use super::{Account, ObservedRequest, Options, RequestObserver, Service};
+use super::{Account, Admission, Answered, NotAdmitted, ObservedRequest, Options, RequestObserver, Service};
 
 /// A page of a table is at most 4 MiB; its JSON may be larger than what the service counts.
 pub(super) const RESPONSE_LIMIT: usize = 16 << 20;
@@ -87,7 +87,13 @@ pub(super) struct Caller {
 
 impl Caller {
     pub(super) fn new(account: &Account, service: Service, options: &Options, http: reqwest::Client) -> Caller {
-        let transport = BoundedTransport { http, service, attempt_timeout: options.attempt_timeout, observer: options.observer.clone() };
+        let transport = BoundedTransport {
+            http,
+            service,
+            attempt_timeout: options.attempt_timeout,
+            observer: options.observer.clone(),
+            admission: options.admission.clone(),
+        };
         let retry = ExponentialRetryOptions {
             // The crate doubles once before its first wait.
             initial_delay: short(FIRST_RETRY_DELAY),
@@ -194,6 +200,7 @@ struct BoundedTransport {
     service: Service,
     attempt_timeout: Duration,
     observer: Option<Arc<dyn RequestObserver>>,
+    admission: Option<Arc<dyn Admission>>,
 }
 
 impl fmt::Debug for BoundedTransport {
@@ -209,12 +216,24 @@ impl Policy for BoundedTransport {
         let limit = progress.map_or(RESPONSE_LIMIT, |progress| progress.limit);
         request.insert_header(USER_AGENT, AGENT);
 
+        let mut admitted = None;
+        if let Some(admission) = &self.admission {
+            if let Err(NotAdmitted) = admission.admit().await {
+                // Of another kind than a broken connection: the pipeline does not try it again.
+                return Err(azure_core::Error::with_error(ErrorKind::Other, Failure::Held, Failure::Held.to_string()));
+            }
+            admitted = Some(Admitted { admission: admission.as_ref(), answer: Answered { status: None, retry_after: None } });
+        }
         let started = Instant::now();
         let outcome = match tokio::time::timeout(self.attempt_timeout, self.exchange(request, limit)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::TimedOut(self.attempt_timeout)),
         };
         let status = outcome.as_ref().ok().map(|response| u16::from(response.status()));
+        if let Some(mut admitted) = admitted {
+            let retry_after = outcome.as_ref().ok().and_then(|response| retry_after(response.headers()));
+            admitted.answer = Answered { status, retry_after };
+        }
         if let Some(observer) = &self.observer {
             observer.observe(&ObservedRequest {
                 service: self.service,
@@ -240,6 +259,18 @@ impl Policy for BoundedTransport {
     }
 }
 
+/// A try that was admitted. Whatever becomes of it, its end is told.
+struct Admitted<'a> {
+    admission: &'a dyn Admission,
+    answer: Answered,
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        self.admission.answered(self.answer);
+    }
+}
+
 impl BoundedTransport {
     async fn exchange(&self, request: &Request, limit: usize) -> Result<AsyncRawResponse, Failure> {
         let response = self.http.execute_request(request).await.map_err(|error| failure_of(&error))?;
@@ -260,6 +291,11 @@ impl BoundedTransport {
         }
         Ok(AsyncRawResponse::from_bytes(status, headers, bytes.freeze()))
     }
+}
+
+/// In seconds, as the storage services give it.
+fn retry_after(headers: &Headers) -> Option<Duration> {
+    headers.get_optional_str(&RETRY_AFTER).and_then(|text| text.trim().parse().ok()).map(Duration::from_secs)
 }
 
 /// The cause alone: the outer errors hold the URL, whose query may be a SAS.

@@ -65,7 +65,7 @@ pub struct Query {
     pub continuation: Option<Continuation>,
 }
 
-/// Where a page ended; opaque.
+/// Where a page ended: what the service said in two headers, whose meaning is its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Continuation {
     partition_key: String,
@@ -74,12 +74,12 @@ pub struct Continuation {
 
 impl Continuation {
     /// The place after the page whose answer had these two headers.
-    pub(crate) fn new(partition_key: String, row_key: Option<String>) -> Continuation {
+    pub fn new(partition_key: String, row_key: Option<String>) -> Continuation {
         Continuation { partition_key, row_key }
     }
 
     /// The two headers of the service.
-    pub(crate) fn keys(&self) -> (&str, Option<&str>) {
+    pub fn keys(&self) -> (&str, Option<&str>) {
         (&self.partition_key, self.row_key.as_deref())
     }
 }

@@ -1,6 +1,7 @@
 //! The client's operations on a real storage emulator, with requests counted at the wire.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod changes;
 mod column;
 mod end;
 mod entity;
