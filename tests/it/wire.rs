@@ -145,7 +145,9 @@ async fn a_run_costs_three_status_updates_and_no_other_write() {
     world.reason("run", "Running").await;
     world.reason("run", "Completed").await;
     after_another(&world).await;
-    let grown = growth(&before, &operator.api_writes().await);
+    let mut grown = growth(&before, &operator.api_writes().await);
+    // Counts of a TaskHub are written every ten seconds at most, however many runs there are.
+    grown.retain(|series, _| !series.contains("taskhubs/status"));
     // Three of `run`, and one of the object that was applied after it.
     assert_eq!(grown.values().sum::<u64>(), 3 + 1, "{grown:?}");
     assert!(grown.keys().all(|series| is_status_update(series)), "{grown:?}");

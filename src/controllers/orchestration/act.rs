@@ -21,7 +21,7 @@ use super::describe::{Change, Outcome, Row};
 use super::identity::{OWNER_COLUMN, Whose};
 use super::same_json::same_json;
 use super::wish::{Refusal, Wish, runtime_status};
-use crate::api::v1alpha1::StartPolicy;
+use crate::api::v1alpha1::{RuntimeStatus as Status, StartPolicy};
 use crate::controllers::failure::Failure;
 use crate::controllers::payload::{self, Unusable};
 use crate::crash_points::{self, at, scaled};
@@ -238,12 +238,10 @@ pub async fn row(hub: &ReadyHub, wish: Option<&Wish>, instance: Arc<Instance>) -
                 }
             }
             // Somebody marked the row, and the run goes on (engine-experiments.md 5.8, 5.10).
-            Ending::Open { .. } if instance.runtime_status == RuntimeStatus::Terminated => {
-                row.status = crate::api::v1alpha1::RuntimeStatus::Running
-            }
+            Ending::Open { .. } if instance.runtime_status == RuntimeStatus::Terminated => row.status = Status::Running,
             // Terminated before its start was taken up: if its message is there yet, it runs all the same (5.1, 5.3).
-            Ending::NoHistory if instance.runtime_status == RuntimeStatus::Terminated && !is_old(&instance) => {
-                row.status = crate::api::v1alpha1::RuntimeStatus::Pending;
+            Ending::NoHistory if instance.runtime_status == RuntimeStatus::Terminated && may_start_yet(hub, &instance).await? => {
+                row.status = Status::Pending;
                 row.has_started = false;
             }
             Ending::Open { .. } | Ending::NoHistory => {}
@@ -276,9 +274,11 @@ fn needs_history(wish: Option<&Wish>, instance: &Instance) -> bool {
     }
 }
 
-fn is_old(instance: &Instance) -> bool {
-    let ended = instance.completed_time.or(instance.last_updated_time);
-    ended.is_none_or(|ended| durable_taskhub::Time::now().since(ended) >= scaled(SEND_AGAIN_AFTER))
+/// True if the start message may be there yet: something is in the queue, and the mark is not minutes old.
+async fn may_start_yet(hub: &ReadyHub, instance: &Instance) -> Result<bool, Failure> {
+    let marked = instance.completed_time.or(instance.last_updated_time);
+    let is_old = marked.is_none_or(|marked| durable_taskhub::Time::now().since(marked) >= scaled(SEND_AGAIN_AFTER));
+    Ok(!is_old && hub.client.control_backlog(&instance.id).await.map_err(storage)? > 0)
 }
 
 async fn fetch(hub: &ReadyHub, payload: &Payload) -> Result<Option<Result<String, String>>, Failure> {

@@ -152,7 +152,7 @@ pub fn replaced(adopted: bool, by: Option<&str>) -> Vec<Statement> {
 }
 
 fn by_whom(owner: Option<&str>) -> String {
-    owner.map_or_else(|| "started by another client".to_owned(), |owner| format!("of Orchestration {owner}"))
+    owner.map_or_else(|| "started by another client".to_owned(), |owner| format!("started by Orchestration {owner}"))
 }
 
 /// The instance is gone.
