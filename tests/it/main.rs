@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod crash;
+mod crash_control;
 mod first_run;
 mod idle;
 mod leaders;

@@ -140,8 +140,14 @@ impl World {
 
     /// The sample worker on this world's hub. It serves when this returns.
     pub async fn worker(&self) -> Process {
+        self.worker_with(&[]).await
+    }
+
+    /// The same, with further variables.
+    pub async fn worker_with(&self, environment: &[(&str, &str)]) -> Process {
         let arguments = ["--connection-string-env", "STORAGE", "--task-hub-name", self.hub_name.as_str()];
-        let environment = [("STORAGE", self.connection_string())];
+        let connection_string = self.connection_string();
+        let environment = [("STORAGE", connection_string.as_str())].into_iter().chain(environment.iter().copied());
         let folder = self.control_plane.with(|plane| plane.folder().to_owned());
         let program = binaries::worker().unwrap();
         let worker = Process::start(&format!("worker-{}", self.namespace), &folder, &program, arguments, environment).unwrap();
