@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::http::{StatusCode, header};
 use durable_bed::azurite::{ACCOUNT, ACCOUNT_KEY};
+use durable_bed::proxy::Fault;
 use serde_json::{Value, json};
 
 use super::{HEALED_WITHIN, message};
@@ -70,6 +71,20 @@ async fn a_signature_opens_a_hub_and_is_rotated_without_a_restart() {
     assert!(told.iter().any(|(reason, note, _)| reason == "Connected" && note.contains("again")), "{told:?}");
     let log = operator.process.output();
     assert!(!log.contains("sig=") && !log.contains("jH4sll6mLKkM60n"), "the log holds a signature");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_account_is_told_apart_from_one_that_is_away() {
+    let world = World::new("throttled").await;
+    let proxy = bed().azurite.proxy().unwrap();
+    let _operator = world.operator().await;
+    world.secret(&proxy.connection_string());
+    proxy.rule(|_| Fault::Answer(503, "ServerBusy"));
+    world.task_hub();
+    let status = world.hub_says("hub", "Throttled", Duration::from_secs(40)).await;
+    assert!(message(&status).contains("it is tried again"), "{status:?}");
+    proxy.rule(|_| Fault::Pass);
+    world.hub_says("hub", "Connected", HEALED_WITHIN).await;
 }
 
 /// A server of an allowed host that sends everybody elsewhere: a signature is in the URL, which redirects would hand over.
