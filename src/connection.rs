@@ -89,11 +89,11 @@ pub struct Resolved {
 pub fn way(connection: &Connection) -> Result<Way<'_>, NotReady> {
     let way = one_way(connection)?;
     let (kind, name) = match way {
-        Way::Secret { name, .. } => ("Secret", name),
-        Way::Identity(identity) => ("service account", identity.service_account_name.as_deref().unwrap_or("default")),
+        Way::Secret { name, .. } => ("no Secret", name),
+        Way::Identity(identity) => ("no service account", identity.service_account_name.as_deref().unwrap_or("default")),
     };
     if !is_name_of_an_object(name) {
-        return Err(NotReady::new("InvalidSpec", format!("spec.connection: no {kind} can have the name {name:?}")));
+        return Err(NotReady::new("InvalidSpec", format!("spec.connection: {kind} can have the name {name:?}")));
     }
     Ok(way)
 }

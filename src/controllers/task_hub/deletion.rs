@@ -33,6 +33,9 @@ const HELD_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// How many names a message lists.
 const NAMES: usize = 3;
 
+/// What the operator was doing when it tells of a deletion.
+pub(super) const DELETE: &str = "Delete";
+
 /// Where the deletion stands.
 enum Step {
     /// The finalizer may go, after this is told.
@@ -113,7 +116,7 @@ impl TaskHubs {
         let Some(account) = object.status().account_name else {
             // Nobody can have relied on it, and what cannot be reached may be anybody's.
             let note = format!("the task hub {} was never connected to, and is left alone", spec.hub_name);
-            return Step::LetGo(Some(Notice { is_warning: true, reason: "HubRetained", action: "Delete", note }));
+            return Step::LetGo(Some(Notice { is_warning: true, reason: "HubRetained", action: DELETE, note }));
         };
         let listed = |ready: Option<bool>| ready.unwrap_or_default();
         let orchestrations = futures::FutureExt::now_or_never(self.orchestrations.wait_until_ready()).map(|ready| ready.is_ok());
@@ -151,7 +154,7 @@ impl TaskHubs {
                 tracing::info!(namespace = object.namespace(), name = object.name(), hub = %name, "task hub deleted");
                 let lease = if deleted.lease_broken { "; an app held its lease, and makes the hub anew if it still runs" } else { "" };
                 let note = format!("the task hub {name} in the storage account {account} was deleted with all its instances{lease}");
-                Step::LetGo(Some(Notice { is_warning: deleted.lease_broken, reason: "HubDeleted", action: "Delete", note }))
+                Step::LetGo(Some(Notice { is_warning: deleted.lease_broken, reason: "HubDeleted", action: DELETE, note }))
             }
             Err(error) => {
                 let NotReady { reason, message } = storage_says(&error, storage.account().method());

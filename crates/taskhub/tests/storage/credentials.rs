@@ -90,7 +90,7 @@ async fn a_wrong_key_and_an_expired_sas_are_authentication_errors_at_once() {
     for error in refusals(&storage).await {
         assert_eq!(error.kind(), StorageErrorKind::Authentication, "{error}");
         assert_eq!(error.status(), Some(403));
-        assert!(error.to_string().contains("renew the connection string"), "{error}");
+        assert!(error.to_string().contains("it has expired: renew it"), "{error}");
     }
     assert_eq!(recorder.take().len(), 3, "a 403 is not retried");
     for error in refusals(&with_sas(&sas("rwdlacup", "2020-01-01T00:00:00Z"))).await {
