@@ -85,8 +85,32 @@ pub struct Resolved {
 /// Where the credential of `connection` is.
 ///
 /// # Errors
-/// [`NotReady`] with `InvalidSpec` unless it is in exactly one place.
+/// [`NotReady`] with `InvalidSpec` unless it is in exactly one place, whose name an object can have.
 pub fn way(connection: &Connection) -> Result<Way<'_>, NotReady> {
+    let way = one_way(connection)?;
+    let (kind, name) = match way {
+        Way::Secret { name, .. } => ("no Secret", name),
+        Way::Identity(identity) => ("no service account", identity.service_account_name.as_deref().unwrap_or("default")),
+    };
+    if !is_name_of_an_object(name) {
+        return Err(NotReady::new("InvalidSpec", format!("spec.connection: {kind} can have the name {name:?}")));
+    }
+    Ok(way)
+}
+
+/// kube puts names into URLs as they are: `../../other/secrets/storage` would lead out of the namespace.
+fn is_name_of_an_object(name: &str) -> bool {
+    let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        bytes.first().is_some_and(alphanumeric)
+            && bytes.last().is_some_and(alphanumeric)
+            && bytes.iter().all(|byte| alphanumeric(byte) || *byte == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+fn one_way(connection: &Connection) -> Result<Way<'_>, NotReady> {
     match (&connection.connection_string_secret_ref, &connection.sas_secret_ref, &connection.workload_identity) {
         (Some(SecretKeyReference { name, key }), None, None) | (None, Some(SasSecretReference { name, key, .. }), None) => {
             Ok(Way::Secret { name, key })
@@ -337,12 +361,57 @@ mod tests {
             ),
             (by_identity("China"), none(), tokens(), Some("billing"), "AccountChanged", "made for billing"),
             (json!({}), none(), tokens(), None, "InvalidSpec", "exactly one of"),
+            (
+                json!({"connectionStringSecretRef": {"name": "../../victim/secrets/storage", "key": "k"}}),
+                none(),
+                secret("k", GOOD),
+                None,
+                "InvalidSpec",
+                "no Secret can have the name",
+            ),
+            (
+                json!({"workloadIdentity": {"accountName": "orders", "serviceAccountName": "../../victim/serviceaccounts/app"}}),
+                none(),
+                tokens(),
+                None,
+                "InvalidSpec",
+                "no service account can have the name",
+            ),
         ] {
             let spec = spec(connection, endpoints);
             let refused = resolve(&spec, &found, &allowing(&[]), pinned).err().expect("it must be refused");
             assert_eq!(refused.reason, reason, "{}", refused.message);
             assert!(refused.message.contains(part), "{}", refused.message);
             assert!(!refused.message.contains(KEY), "{}", refused.message);
+        }
+    }
+
+    #[test]
+    fn a_name_cannot_leave_its_place_in_a_url() {
+        for name in ["storage", "a", "0", "storage-1.shop", &"a".repeat(253)] {
+            assert!(is_name_of_an_object(name), "{name}");
+        }
+        for name in [
+            "",
+            ".",
+            "..",
+            "a..b",
+            "../x",
+            "a/b",
+            "a%2fb",
+            "a?b",
+            "a#b",
+            "a,b",
+            "a=b",
+            "a b",
+            "-a",
+            "a-",
+            "A",
+            "ü",
+            "a\n",
+            &"a".repeat(254),
+        ] {
+            assert!(!is_name_of_an_object(name), "{name}");
         }
     }
 

@@ -52,6 +52,16 @@ impl Access {
         namespace != self.namespace && matches!(self.namespaces, Namespaces::Selected(_))
     }
 
+    /// Whether objects of `namespace`, which has `labels`, may run `function` through the hub; without a function, whether they
+    /// may use it at all.
+    ///
+    /// # Errors
+    /// [`NotAllowed`].
+    pub fn allows(&self, namespace: &str, labels: &BTreeMap<String, String>, function: Option<&str>) -> Result<(), NotAllowed> {
+        self.namespace(namespace, labels)?;
+        function.map_or(Ok(()), |function| self.function(function))
+    }
+
     /// Whether objects of `namespace`, which has `labels`, may use the hub.
     ///
     /// # Errors

@@ -107,8 +107,7 @@ impl ReadyHub {
     /// # Errors
     /// [`NotAllowed`], which says what to change.
     pub fn allows(&self, namespace: &str, labels: &BTreeMap<String, String>, function: Option<&str>) -> Result<(), NotAllowed> {
-        self.access.namespace(namespace, labels)?;
-        function.map_or(Ok(()), |function| self.access.function(function))
+        self.access.allows(namespace, labels, function)
     }
 }
 
@@ -217,16 +216,22 @@ impl Hubs {
     /// [`NotAllowed`], which says what to change; also if the labels cannot be read.
     pub async fn permission(&self, hub: &HubKey, ready: &ReadyHub, namespace: &str, function: Option<&str>) -> Result<(), NotAllowed> {
         debug_assert!(!ready.access.needs_labels(&hub.namespace), "the access is that of another hub");
-        if !ready.access.needs_labels(namespace) {
-            return ready.allows(namespace, &BTreeMap::new(), function);
-        }
+        self.allowed(&ready.access, namespace, function).await
+    }
+
+    /// [`Hubs::permission`] of a hub that need not answer.
+    ///
+    /// # Errors
+    /// As [`Hubs::permission`].
+    pub async fn allowed(&self, access: &Access, namespace: &str, function: Option<&str>) -> Result<(), NotAllowed> {
         let labels = match &self.inner.namespaces {
+            _ if !access.needs_labels(namespace) => Ok(Arc::default()),
             Some(namespaces) => namespaces.labels(namespace).await,
             None => Err("no namespaces are read here".to_owned()),
         };
         match labels {
-            Ok(labels) => ready.allows(namespace, &labels, function),
-            Err(why) => Err(ready.access.unknown_labels(namespace, &why)),
+            Ok(labels) => access.allows(namespace, &labels, function),
+            Err(why) => Err(access.unknown_labels(namespace, &why)),
         }
     }
 

@@ -37,6 +37,14 @@ async fn settled_objects_cost_nothing() {
         if settled == OBJECTS { Ok(()) } else { Err(format!("{settled} settled")) }
     })
     .await;
+    // What its TaskHub shows of them comes a moment later.
+    eventually("the TaskHub has counted them", async || {
+        let status = world.task_hubs().get("hub").await.unwrap().status.unwrap_or_default();
+        let ended = status.orchestrations.as_ref().map(|counts| counts.completed + counts.failed);
+        let counted = ended == Some(i64::try_from(OBJECTS).unwrap()) && status.backlog.is_none();
+        if counted { Ok(()) } else { Err(format!("{:?} {:?}", status.orchestrations, status.backlog)) }
+    })
+    .await;
     operator.process.stop(Duration::from_secs(10)).unwrap();
 
     // A new operator has to look at all of them once, and asks the hub for none.

@@ -1,6 +1,7 @@
 //! What can be wrong with a TaskHub: each failure says what to change, disturbs nobody else, and heals by itself.
 
 mod connections;
+mod counts;
 mod lifecycle;
 mod workload_identity;
 

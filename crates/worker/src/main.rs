@@ -48,6 +48,8 @@ async fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,durable_worker=info".into());
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    // Nobody else in this process has chosen one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     match run(arguments).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -21,6 +21,9 @@ use crate::controllers::events::Notice;
 use crate::hubs::{Budget, HubKey, Priority};
 use crate::workload_identity::{Identity, provider};
 
+/// What the operator was doing when it tells of a hub that it made.
+const CREATE: &str = "Create";
+
 /// What is remembered of a TaskHub between its reconciles, and can be lost.
 #[derive(Default, Clone)]
 pub(super) struct Known {
@@ -157,7 +160,7 @@ impl TaskHubs {
         tracing::info!(namespace = object.namespace(), name = object.name(), hub = %name, partitions = partitions.get(), "task hub made");
         let account = client.storage().account().name();
         let note = format!("the storage account {account} had no task hub {name}: it was made, with {} partitions", partitions.get());
-        self.events.publish(object, Notice { is_warning: false, reason: "HubCreated", action: "Create", note }).await;
+        self.events.publish(object, Notice { is_warning: false, reason: "HubCreated", action: CREATE, note }).await;
         Ok(client)
     }
 

@@ -25,7 +25,7 @@ use crate::controllers::finalizer;
 use crate::controllers::runner::{Newest, Next};
 use crate::controllers::status::{STALE_AGAIN_AFTER, Written};
 use crate::crash_points::{self, at};
-use crate::hubs::{HubKey, HubView, ReadyHub};
+use crate::hubs::{Access, HubKey, HubView, ReadyHub};
 
 /// What holds a deletion is looked at again after this.
 const HELD_AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -33,12 +33,15 @@ const HELD_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// How many names a message lists.
 const NAMES: usize = 3;
 
+/// What the operator was doing when it tells of a deletion.
+pub(super) const DELETE: &str = "Delete";
+
 /// Where the deletion stands.
 enum Step {
     /// The finalizer may go, after this is told.
     LetGo(Option<Notice>),
     /// Something holds it.
-    Held(Held),
+    Held(Box<Held>),
     /// Something that is known within moments is not known yet.
     Soon,
 }
@@ -86,7 +89,8 @@ impl TaskHubs {
                     Written::Stale => Ok(Next::After(STALE_AGAIN_AFTER)),
                 }
             }
-            Step::Held(Held { why, hub }) => {
+            Step::Held(held) => {
+                let Held { why, hub } = *held;
                 let (connected, view) = match hub {
                     Some((connected, ready)) => (Some(connected), HubView::Ready(std::sync::Arc::new(ready))),
                     None => (None, HubView::NotReady(why.clone())),
@@ -112,7 +116,7 @@ impl TaskHubs {
         let Some(account) = object.status().account_name else {
             // Nobody can have relied on it, and what cannot be reached may be anybody's.
             let note = format!("the task hub {} was never connected to, and is left alone", spec.hub_name);
-            return Step::LetGo(Some(Notice { is_warning: true, reason: "HubRetained", action: "Delete", note }));
+            return Step::LetGo(Some(Notice { is_warning: true, reason: "HubRetained", action: DELETE, note }));
         };
         let listed = |ready: Option<bool>| ready.unwrap_or_default();
         let orchestrations = futures::FutureExt::now_or_never(self.orchestrations.wait_until_ready()).map(|ready| ready.is_ok());
@@ -127,21 +131,21 @@ impl TaskHubs {
         } else {
             self.count_failure(object.uid(), None);
         }
-        if let Some(why) = self.unfinished(key).await.or_else(|| shared(&self.task_hubs, object, &account, &spec.hub_name)) {
+        if let Some(why) = self.unfinished(key, &spec).await.or_else(|| shared(&self.task_hubs, object, &account, &spec.hub_name)) {
             return match probed {
-                Ok(hub) => Step::Held(Held { why, hub }),
-                Err(_) => Step::Held(Held { why, hub: None }),
+                Ok(hub) => Step::Held(Box::new(Held { why, hub })),
+                Err(_) => Step::Held(Box::new(Held { why, hub: None })),
             };
         }
         let (storage, name) = match self.to_delete(object, key, &spec, probed).await {
             Ok(Some(found)) => found,
             Ok(None) => return Step::Soon,
-            Err(step) => return *step,
+            Err(step) => return step,
         };
         // From here on nothing starts any more; what was started before was seen by the store before.
         self.hubs.judge(key, HubView::NotReady(NotReady::new("HubBeingDeleted", "the task hub is being deleted with its TaskHub")));
-        if let Some(why) = self.unfinished(key).await {
-            return Step::Held(Held { why, hub: None });
+        if let Some(why) = self.unfinished(key, &spec).await {
+            return Step::Held(Box::new(Held { why, hub: None }));
         }
         crash_points::reached(at::BEFORE_HUB_DELETE);
         match HubClient::delete_artifacts(&storage, &name).await {
@@ -150,7 +154,7 @@ impl TaskHubs {
                 tracing::info!(namespace = object.namespace(), name = object.name(), hub = %name, "task hub deleted");
                 let lease = if deleted.lease_broken { "; an app held its lease, and makes the hub anew if it still runs" } else { "" };
                 let note = format!("the task hub {name} in the storage account {account} was deleted with all its instances{lease}");
-                Step::LetGo(Some(Notice { is_warning: deleted.lease_broken, reason: "HubDeleted", action: "Delete", note }))
+                Step::LetGo(Some(Notice { is_warning: deleted.lease_broken, reason: "HubDeleted", action: DELETE, note }))
             }
             Err(error) => {
                 let NotReady { reason, message } = storage_says(&error, storage.account().method());
@@ -166,7 +170,7 @@ impl TaskHubs {
         key: &HubKey,
         spec: &TaskHubSpec,
         probed: Result<Option<(Connected, ReadyHub)>, NotReady>,
-    ) -> Result<Option<(Storage, HubName)>, Box<Step>> {
+    ) -> Result<Option<(Storage, HubName)>, Step> {
         match probed {
             Ok(None) => Ok(None),
             Ok(Some((connected, hub))) => {
@@ -178,7 +182,7 @@ impl TaskHubs {
                             connected.served_partitions
                         ),
                     );
-                    return Err(Box::new(Step::Held(Held { why, hub: Some((connected, hub)) })));
+                    return Err(Step::Held(Box::new(Held { why, hub: Some((connected, hub)) })));
                 }
                 Ok(Some((hub.client.storage().clone(), hub.client.name().clone())))
             }
@@ -186,26 +190,26 @@ impl TaskHubs {
                 Ok(Some(resolved)) => match self.storage(object, spec, &resolved) {
                     // A separate tracking store has its tables elsewhere: only what is of a deletion that was cut off goes.
                     Ok((storage, name)) if why.reason == "HubNotFound" => Ok(Some((storage, name))),
-                    Ok(_) => Err(Box::new(held(why.reason, without_connection(&why.message)))),
-                    Err(why) => Err(Box::new(held(why.reason, without_connection(&why.message)))),
+                    Ok(_) => Err(held(why.reason, without_connection(&why.message))),
+                    Err(why) => Err(held(why.reason, without_connection(&why.message))),
                 },
                 Ok(None) => Ok(None),
-                Err(why) => Err(Box::new(held(why.reason, without_connection(&why.message)))),
+                Err(why) => Err(held(why.reason, without_connection(&why.message))),
             },
             Err(why) => {
                 // The Secret may have gone first, as in a namespace that is being deleted: the last client still works.
                 let last = self.known().get(object.uid()).and_then(|known| known.open.as_ref().map(|(_, client)| client.clone()));
                 let gone = ["SecretNotFound", "InvalidConnectionString"].contains(&why.reason);
                 let Some(client) = last.filter(|_| gone) else {
-                    return Err(Box::new(held(why.reason, without_connection(&why.message))));
+                    return Err(held(why.reason, without_connection(&why.message)));
                 };
                 match client.served_partitions().await {
-                    Ok(served) if served.unwrap_or_default() > 0 => Err(Box::new(held(
+                    Ok(served) if served.unwrap_or_default() > 0 => Err(held(
                         "HubInUse",
                         "deleting the hub waits: a worker serves it: stop the app; its leases end within 30 s".to_owned(),
-                    ))),
+                    )),
                     Ok(_) => Ok(Some((client.storage().clone(), client.name().clone()))),
-                    Err(_) => Err(Box::new(held(why.reason, without_connection(&why.message)))),
+                    Err(_) => Err(held(why.reason, without_connection(&why.message))),
                 }
             }
         }
@@ -213,17 +217,12 @@ impl TaskHubs {
 
     /// What is not at its end and refers to the hub. From another namespace only what may use the hub, or has begun in it: nobody
     /// else can hold its deletion.
-    async fn unfinished(&self, key: &HubKey) -> Option<NotReady> {
-        let ready = self.hubs.last_ready(key);
+    async fn unfinished(&self, key: &HubKey, spec: &TaskHubSpec) -> Option<NotReady> {
+        let access = Access::new(&key.namespace, &key.name, spec);
         let mut unfinished = Vec::new();
         for object in self.orchestrations.state() {
             let Some(begun) = is_unfinished(&object, key) else { continue };
-            let counts = object.namespace() == key.namespace
-                || begun
-                || match &ready {
-                    Some(ready) => self.hubs.permission(key, ready, object.namespace(), None).await.is_ok(),
-                    None => false,
-                };
+            let counts = begun || self.hubs.allowed(&access, object.namespace(), None).await.is_ok();
             if counts {
                 unfinished.push(format!("{}/{}", object.namespace(), object.name()));
             }
@@ -277,7 +276,7 @@ fn shared(task_hubs: &Store<Object>, object: &Object, account: &str, hub_name: &
 }
 
 fn held(reason: &'static str, message: String) -> Step {
-    Step::Held(Held { why: NotReady::new(reason, message), hub: None })
+    Step::Held(Box::new(Held { why: NotReady::new(reason, message), hub: None }))
 }
 
 fn without_connection(message: &str) -> String {

@@ -4,10 +4,14 @@ use durable_taskhub::Time;
 use durable_taskhub::artifacts::EngineLine;
 use k8s_openapi::jiff::Timestamp;
 
+use super::deletion::DELETE;
 use crate::api::conditions::{self, READY, RECONCILING, STALLED, Statement, WORKERS_ACTIVE, cut};
 use crate::api::v1alpha1::{Backlog, ConnectionStatus, EngineStatus, HubTime, OrchestrationCounts, TaskHubStatus};
 use crate::connection::NotReady;
 use crate::controllers::events::Notice;
+
+/// What the operator was doing when it tells of a connection.
+const CONNECT: &str = "Connect";
 
 /// What was found out about a hub.
 #[derive(Debug, Clone)]
@@ -122,12 +126,12 @@ pub fn notice(before: &TaskHubStatus, after: &TaskHubStatus, finding: &Finding) 
     }
     let warning = |why: &NotReady, action| Notice { is_warning: true, reason: why.reason, action, note: why.message.clone() };
     match finding {
-        Finding::NotReady(why) => Some(warning(why, "Connect")),
-        Finding::Held { why, .. } => Some(warning(why, "Delete")),
+        Finding::NotReady(why) => Some(warning(why, CONNECT)),
+        Finding::Held { why, .. } => Some(warning(why, DELETE)),
         Finding::Connected(connected) => {
             let is_back = was.is_some() && before.account_name.is_some();
             let note = format!("connected again to the task hub in the storage account {}", connected.account_name);
-            is_back.then_some(Notice { is_warning: false, reason: "Connected", action: "Connect", note })
+            is_back.then_some(Notice { is_warning: false, reason: "Connected", action: CONNECT, note })
         }
     }
 }

@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use axum::http::{StatusCode, header};
-use durable_bed::azurite::{ACCOUNT, ACCOUNT_KEY, Azurite};
+use durable_bed::azurite::{ACCOUNT, ACCOUNT_KEY};
+use durable_bed::proxy::Fault;
 use serde_json::{Value, json};
 
 use super::{HEALED_WITHIN, message};
 use crate::support::{World, bed, eventually};
 
-// Account signatures of the emulator's account, whose key is public: all rights, reading alone, and all rights until 2020.
+// Account signatures of the emulator's account, whose key is public: all rights, adding alone, and all rights until 2020.
 const SAS: &str = "sv=2019-07-07&ss=bqt&srt=sco&sp=rwdlacup&se=2099-01-01T00%3A00%3A00Z&spr=https,http&sig=jH4sll6mLKkM60nHDq3zLIemmT%2F5FaTf0CkzqDOtJqw%3D";
-const SAS_READING: &str =
-    "sv=2019-07-07&ss=bqt&srt=sco&sp=r&se=2099-01-01T00%3A00%3A00Z&spr=https,http&sig=gLaP%2BfhkVltfjH7codDcOKBRDL8URRSloI84s%2BWFRpo%3D";
+const SAS_ADDING: &str =
+    "sv=2019-07-07&ss=bqt&srt=sco&sp=a&se=2099-01-01T00%3A00%3A00Z&spr=https,http&sig=kh0hdvQqWSuvVnhGBzchEqEAMdBnyJwLZZP5elabu4g%3D";
 const SAS_EXPIRED: &str = "sv=2019-07-07&ss=bqt&srt=sco&sp=rwdlacup&se=2020-01-01T00%3A00%3A00Z&spr=https,http&sig=qN9mVUPlBhe2SkzYugvuFv0mMTzltMwcBaYycleSerE%3D";
 
 impl World {
@@ -51,7 +52,7 @@ async fn a_signature_opens_a_hub_and_is_rotated_without_a_restart() {
     for (text, reason, part) in [
         (SAS_EXPIRED, "AuthenticationFailed", "check the account key or SAS in the Secret"),
         ("no signature", "InvalidConnectionString", "key token of Secret sas is no shared access signature"),
-        (SAS_READING, "AccessDenied", "grant the credential read and write"),
+        (SAS_ADDING, "AccessDenied", "grant the credential read and write"),
     ] {
         world.named_secret("sas", "token", text);
         let status = eventually(&format!("TaskHub says {part}"), async || {
@@ -70,6 +71,20 @@ async fn a_signature_opens_a_hub_and_is_rotated_without_a_restart() {
     assert!(told.iter().any(|(reason, note, _)| reason == "Connected" && note.contains("again")), "{told:?}");
     let log = operator.process.output();
     assert!(!log.contains("sig=") && !log.contains("jH4sll6mLKkM60n"), "the log holds a signature");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_account_is_told_apart_from_one_that_is_away() {
+    let world = World::new("throttled").await;
+    let proxy = bed().azurite.proxy().unwrap();
+    let _operator = world.operator().await;
+    world.secret(&proxy.connection_string());
+    proxy.rule(|_| Fault::Answer(503, "ServerBusy"));
+    world.task_hub();
+    let status = world.hub_says("hub", "Throttled", Duration::from_secs(40)).await;
+    assert!(message(&status).contains("it is tried again"), "{status:?}");
+    proxy.rule(|_| Fault::Pass);
+    world.hub_says("hub", "Connected", HEALED_WITHIN).await;
 }
 
 /// A server of an allowed host that sends everybody elsewhere: a signature is in the URL, which redirects would hand over.
@@ -165,19 +180,21 @@ async fn a_task_hub_names_nothing_of_another_namespace() {
         let answer = world.try_apply(&connection(way));
         assert!(!answer.success && answer.errors.contains(&format!("unknown field \"spec.connection.{field}\"")), "{answer:?}");
     }
-    for name in [format!("{}/storage", victim.namespace), format!("../{}/secrets/storage", victim.namespace), "storage?x=".to_owned()] {
-        world.apply(&connection(json!({"connectionStringSecretRef": {"name": name, "key": "connectionString"}})));
-        let status = eventually("the name leads nowhere", async || {
-            let object = world.task_hubs().get("hub").await.unwrap();
-            let status = object.status.unwrap_or_default();
-            let ready = super::find(&status.conditions, "Ready").cloned();
-            match ready {
-                Some(ready) if status.observed_generation == object.metadata.generation => Ok(ready),
-                other => Err(format!("{other:?}")),
-            }
-        })
-        .await;
-        assert_eq!((status.status.as_str(), status.reason.as_str()), ("False", "SecretNotFound"), "{name}: {status:?}");
+    // kube puts names into URLs as they are.
+    let secret = |name: String| json!({"connectionStringSecretRef": {"name": name, "key": "connectionString"}});
+    let identity = |name: String| json!({"workloadIdentity": {"accountName": "abc", "serviceAccountName": name}});
+    for way in [
+        secret(format!("{}/storage", victim.namespace)),
+        secret(format!("../../{}/secrets/storage", victim.namespace)),
+        secret("storage,metadata.namespace!=x".to_owned()),
+        secret("storage?x=".to_owned()),
+        identity(format!("../../{}/serviceaccounts/default", victim.namespace)),
+        identity("default/token?dryRun=All#".to_owned()),
+    ] {
+        world.kubectl(&["delete", "taskhub", "hub", "--ignore-not-found"]);
+        world.apply(&connection(way.clone()));
+        let status = world.hub_says("hub", "InvalidSpec", HEALED_WITHIN).await;
+        assert!(message(&status).contains("can have the name"), "{way}: {status:?}");
     }
 }
 
@@ -185,7 +202,8 @@ async fn a_task_hub_names_nothing_of_another_namespace() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_selector_reads_the_labels_of_a_namespace() {
     use durable_operator::api::v1alpha1::TaskHubSpec;
-    use durable_operator::hubs::{Access, HubKey, Hubs, PayloadLimits, PollingLimits, ReadyHub};
+    use durable_operator::connection::NotReady;
+    use durable_operator::hubs::{Access, HubKey, HubView, Hubs, PayloadLimits, PollingLimits, ReadyHub};
     use durable_operator::metrics::LimiterMetrics;
     let world = World::new("selector_reads").await;
     let guest = World::without_hub("guest").await;
@@ -226,5 +244,13 @@ async fn a_selector_reads_the_labels_of_a_namespace() {
     let refused = blind.permission(&key, &ready, &guest.namespace, None).await.unwrap_err();
     assert!(refused.reason == "NamespaceNotAllowed" && refused.message.contains("get on namespaces"), "{refused:?}");
     assert_eq!(blind.permission(&key, &ready, &world.namespace, None).await, Ok(()), "the own namespace needs no right");
-    let _ = Azurite::of_process();
+
+    // The last client that worked is there for deletions, whatever became of Secret and TaskHub.
+    let ready = std::sync::Arc::new(ready);
+    assert!(hubs.last_ready(&key).is_none());
+    hubs.judge(&key, HubView::Ready(ready.clone()));
+    hubs.judge(&key, HubView::NotReady(NotReady::new("SecretNotFound", "it is gone")));
+    assert!(hubs.view(&key).ready().is_none() && std::sync::Arc::ptr_eq(&hubs.last_ready(&key).unwrap(), &ready));
+    hubs.remove(&key);
+    assert!(std::sync::Arc::ptr_eq(&hubs.last_ready(&key).unwrap(), &ready), "the TaskHub went first");
 }

@@ -167,6 +167,33 @@ async fn a_hub_is_deleted_only_when_nobody_works_with_it() {
     assert!(world.status("sleeps").await.settled);
 }
 
+/// What another namespace has begun, or may begin, holds the deletion; what it may not begin does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_who_may_use_a_hub_can_hold_its_deletion() {
+    let (world, guest) = (World::new("delete_shared").await, World::without_hub("guest_of_deletion").await);
+    let namespaces = format!("{},{}", world.namespace, guest.namespace);
+    let operator = world.start_operator(&binaries::operator().unwrap(), &[("DURABLE_WATCH_NAMESPACE", &namespaces)]);
+    operator.until_ready().await;
+    world.secret(&world.connection_string());
+    let reference = json!({"taskHubRef": {"name": "hub", "namespace": world.namespace}});
+    guest.orchestration("intruder", "Echo", reference);
+    world.hub_with("hub", json!({"deletionPolicy": "DeleteHub"}));
+    world.hub_says("hub", "Connected", HEALED_WITHIN).await;
+    world.delete_hub("hub");
+    world.gone("hub", HEALED_WITHIN).await;
+    assert_eq!(world.artifacts().await, Vec::<String>::new());
+
+    world.create_hub().await;
+    world.hub_with("hub", json!({"deletionPolicy": "DeleteHub", "allowedNamespaces": {"from": "All"}}));
+    world.hub_says("hub", "Connected", HEALED_WITHIN).await;
+    world.delete_hub("hub");
+    let held = world.hub_says("hub", "UnfinishedOrchestrations", HEALED_WITHIN).await;
+    assert!(message(&held).contains(&format!("{}/intruder", guest.namespace)), "{held:?}");
+    guest.kubectl(&["delete", "orchestration", "intruder", "--wait=false"]);
+    world.gone("hub", HEALED_WITHIN).await;
+    assert_eq!(world.artifacts().await, Vec::<String>::new());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deletion_without_a_secret_uses_the_last_client_or_says_what_holds_it() {
     let world = World::new("delete_without_secret").await;

@@ -1,8 +1,13 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use azure_core::credentials::Secret;
 use azure_core::hmac::hmac_sha256;
-use durable_taskhub::storage::{Account, Entity, Options, Query, Service, Storage, StorageErrorKind};
+use durable_taskhub::storage::{
+    AccessToken, Account, EndpointOverrides, Entity, Options, PUBLIC_SUFFIX, Query, Service, Storage, StorageErrorKind, TokenError,
+    TokenErrorKind, TokenFuture, TokenProvider,
+};
 
 use crate::emulator::{Recorder, account, connection_string, unique};
 
@@ -85,7 +90,7 @@ async fn a_wrong_key_and_an_expired_sas_are_authentication_errors_at_once() {
     for error in refusals(&storage).await {
         assert_eq!(error.kind(), StorageErrorKind::Authentication, "{error}");
         assert_eq!(error.status(), Some(403));
-        assert!(error.to_string().contains("renew the connection string"), "{error}");
+        assert!(error.to_string().contains("it has expired: renew it"), "{error}");
     }
     assert_eq!(recorder.take().len(), 3, "a 403 is not retried");
     for error in refusals(&with_sas(&sas("rwdlacup", "2020-01-01T00:00:00Z"))).await {
@@ -138,4 +143,101 @@ async fn each_operation_costs_one_request() {
     expect("blob.get", 206);
     storage.list_queues(&name).await.unwrap();
     expect("queue.list_queues", 200);
+}
+
+/// Gives a token, or says why not; counts how often it was asked.
+struct Tokens {
+    answer: Result<&'static str, TokenErrorKind>,
+    asked: AtomicU32,
+}
+
+impl TokenProvider for Tokens {
+    fn token(&self) -> TokenFuture<'_> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let answer = match self.answer {
+            Ok(text) => Ok(AccessToken::new(text).unwrap()),
+            Err(kind) => Err(TokenError::new(kind, "do this or that")),
+        };
+        Box::pin(async { answer })
+    }
+}
+
+fn with_tokens(answer: Result<&'static str, TokenErrorKind>, endpoint: &str) -> (Storage, Arc<Tokens>) {
+    let tokens = Arc::new(Tokens { answer, asked: AtomicU32::new(0) });
+    let endpoint = Some(endpoint.to_owned());
+    let overrides = EndpointOverrides { blob: endpoint.clone(), queue: endpoint.clone(), table: endpoint };
+    let account = Account::from_token_provider("devstoreaccount1", tokens.clone(), PUBLIC_SUFFIX, &overrides).unwrap();
+    (Storage::new(account, Options { max_retries: 2, ..Options::default() }).unwrap(), tokens)
+}
+
+#[tokio::test]
+async fn without_a_token_nobody_is_asked_and_the_provider_says_what_to_do() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}/devstoreaccount1", listener.local_addr().unwrap());
+    for (kind, expected, asked) in [
+        (TokenErrorKind::Refused, StorageErrorKind::Authentication, 1),
+        (TokenErrorKind::Forbidden, StorageErrorKind::AccessDenied, 1),
+        // It may pass: asked again, as after a broken connection.
+        (TokenErrorKind::Unavailable, StorageErrorKind::Unreachable, 3),
+    ] {
+        let (storage, tokens) = with_tokens(Err(kind), &endpoint);
+        let error = storage.table("Rows").get("p", "r", &[]).await.unwrap_err();
+        assert_eq!(error.kind(), expected, "{error}");
+        assert_eq!(error.to_string(), "read from Rows: do this or that");
+        assert_eq!(tokens.asked.load(Ordering::Relaxed), asked, "{kind:?}");
+        for error in [storage.queue("queue").peek(1).await.unwrap_err(), storage.container("container").get("x", 9).await.unwrap_err()] {
+            assert_eq!(error.kind(), expected, "{error}");
+            assert!(error.to_string().ends_with(": do this or that"), "{error}");
+        }
+    }
+    let nobody = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
+    assert!(nobody.is_err(), "a request was sent without a credential");
+}
+
+#[tokio::test]
+async fn a_token_is_sent_in_a_header_and_never_again_elsewhere() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}/devstoreaccount1", listener.local_addr().unwrap());
+    let (storage, _) = with_tokens(Ok("S3CRET.TOKEN"), &endpoint);
+    let location = format!("{endpoint}/elsewhere");
+    let server = tokio::spawn(async move {
+        let mut heads = Vec::new();
+        for _ in 0..3 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut buffer = [0; 4096];
+            let count = stream.read(&mut buffer).await.unwrap();
+            heads.push(String::from_utf8_lossy(&buffer[..count]).to_lowercase());
+            let answer =
+                format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: {location}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+        let more = tokio::time::timeout(Duration::from_millis(300), listener.accept()).await;
+        (heads, more.is_ok())
+    });
+    let errors = [
+        storage.table("Rows").get("p", "r", &[]).await.unwrap_err(),
+        storage.queue("queue").peek(1).await.unwrap_err(),
+        storage.container("container").get("x", 9).await.unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), StorageErrorKind::UnexpectedResponse, "{error}");
+        assert!(!format!("{error} {error:?}").contains("S3CRET"), "{error:?}");
+    }
+    let (heads, redirected) = server.await.unwrap();
+    assert!(!redirected, "a redirect was followed");
+    for head in &heads {
+        assert!(head.contains("authorization: bearer s3cret.token") && !head.contains("sharedkey"), "{head}");
+    }
+    // Tables take tokens from this version on.
+    assert!(heads[0].contains("x-ms-version: 2020-12-06"), "{}", heads[0]);
+}
+
+/// The emulator takes tokens over TLS alone; so the refusal of a credential is told as for keys.
+#[tokio::test]
+async fn a_token_that_the_account_does_not_take_is_an_authentication_error() {
+    let (storage, _) = with_tokens(Ok("a.b.c"), account().endpoint(Service::Table));
+    let error = storage.table("Rows").get("p", "r", &[]).await.unwrap_err();
+    assert_eq!(error.kind(), StorageErrorKind::Authentication, "{error}");
+    assert!(error.to_string().contains("does not accept the key, SAS or token"), "{error}");
 }
