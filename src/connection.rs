@@ -99,7 +99,7 @@ pub fn way(connection: &Connection) -> Result<Way<'_>, NotReady> {
 }
 
 /// kube puts names into URLs as they are: `../../other/secrets/storage` would lead out of the namespace.
-fn is_name_of_an_object(name: &str) -> bool {
+pub fn is_name_of_an_object(name: &str) -> bool {
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let label = |label: &str| {
         let bytes = label.as_bytes();

@@ -94,7 +94,7 @@ impl<K: Kind> Envelope<K> {
 
     /// When the deletion of the object began, if it did.
     pub fn deleted_at(&self) -> Option<durable_taskhub::Time> {
-        self.metadata.deletion_timestamp.as_ref().map(|time| std::time::SystemTime::from(time.0).into())
+        self.metadata.deletion_timestamp.as_ref().map(super::hub_time)
     }
 
     /// One of our annotations.

@@ -29,3 +29,8 @@ pub const RECONCILE_REQUESTED_AT_ANNOTATION: &str = "durable-operator.dev/reconc
 
 /// What every annotation that the operator reads begins with.
 pub const ANNOTATION_PREFIX: &str = "durable-operator.dev/";
+
+/// A time of Kubernetes as a time of the hub.
+pub fn hub_time(time: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Time) -> durable_taskhub::Time {
+    std::time::SystemTime::from(time.0).into()
+}

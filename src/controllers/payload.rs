@@ -11,6 +11,7 @@ use kube::{Api, Client};
 
 use super::failure::Failure;
 use crate::api::v1alpha1::{Payload, ValueFrom};
+use crate::connection::is_name_of_an_object;
 
 /// kube has no time-out for reads.
 const READ_TIME_OUT: Duration = Duration::from_secs(10);
@@ -65,6 +66,10 @@ async fn referred(client: &Client, namespace: &str, from: &ValueFrom) -> Result<
         (None, Some(reference)) => ("ConfigMap", &reference.name, &reference.key),
         (None, None) => return Ok(Err(Unusable::Invalid("valueFrom names neither a Secret nor a ConfigMap".to_owned()))),
     };
+    // kube puts names into paths as they are: one that no object can have would be another path.
+    if !is_name_of_an_object(name) {
+        return Ok(Err(Unusable::NotFound(format!("{kind} {name} does not exist: no object can have such a name"))));
+    }
     let answer = if kind == "Secret" {
         read(Api::<Secret>::namespaced(client.clone(), namespace).get_opt(name)).await?.map(|found| {
             let keys: Option<Vec<u8>> = found.and_then(|secret| secret.data?.remove(key).map(|bytes| bytes.0));

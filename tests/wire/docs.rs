@@ -220,8 +220,8 @@ fn reasons(source: &str) -> Vec<String> {
 fn what_is_not_known_is_found() {
     let good = "apiVersion: durable-operator.dev/v1alpha1\nkind: Orchestration\nmetadata: {name: a}\nspec:\n  functionName: F\n  taskHubRef: {name: h}\n";
     assert_eq!(check(good), Ok(()));
-    let unknown = check(&format!("{good}  startAt: never\n")).unwrap_err();
-    assert!(unknown.contains(".spec.startAt"), "{unknown}");
+    let unknown = check(&format!("{good}  startsAt: never\n")).unwrap_err();
+    assert!(unknown.contains(".spec.startsAt"), "{unknown}");
     assert!(check("kind: Deployment\n").is_err());
     assert!(check(&good.replace("functionName: F", "functionName: [F]")).is_err());
     assert_eq!(blocks("a\n```yaml\nb: 1\n```\n```text\nc\n```\n", "yaml"), [(2, "b: 1\n".to_owned())]);

@@ -171,6 +171,10 @@ pub async fn adopt(hub: &ReadyHub, wish: &Wish) -> Result<Outcome, Failure> {
             let row = Row { adopted: true, ..row(hub, Some(wish), instance.into()).await? };
             return Ok(Outcome::Row(row, Change::Keep));
         }
+        // What it runs is known only now.
+        if let Err(why) = hub.access.function(&instance.name) {
+            return Ok(Outcome::Held(Hold::Waits(Refusal { reason: why.reason, message: why.message })));
+        }
         if wish.spec.function_name.as_ref().is_some_and(|name| *name != instance.name) {
             return Ok(conflict(id, format!("{}, of another function, {}", instance.runtime_status, instance.name), None));
         }

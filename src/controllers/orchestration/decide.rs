@@ -241,10 +241,11 @@ fn under_way(facts: &Facts<'_>, wish: &Wish, instance: &Arc<Instance>, pending: 
     let wanted = wish.action(state, facts.status, instance.created_time, facts.now) == Some(pending.action);
     let is_old = facts.now.since(pending.issued_at.0) >= scaled(SEND_AGAIN_AFTER);
     match pending.phase {
-        Phase::Issued => Decision::Resolve { wanted, instance: instance.clone() },
+        // A message that could not be withdrawn was received, or had been withdrawn before a crash.
+        Phase::Issued | Phase::Taken => Decision::Resolve { wanted, instance: instance.clone() },
         Phase::Sent if !wanted => Decision::Withdraw(instance.clone()),
-        Phase::Sent | Phase::Taken if is_old && workers_active => Decision::Resolve { wanted, instance: instance.clone() },
-        Phase::Sent | Phase::Taken => Decision::Show(instance.clone()),
+        Phase::Sent if is_old && workers_active => Decision::Resolve { wanted, instance: instance.clone() },
+        Phase::Sent => Decision::Show(instance.clone()),
     }
 }
 

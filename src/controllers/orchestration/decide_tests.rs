@@ -324,7 +324,7 @@ fn a_message_under_way_is_waited_for_withdrawn_or_found_out_about() {
     for (action, phase, age, seen, desired, expected) in [
         // No effect yet.
         (Suspend, Sent, 1, "Running", Suspended, "show"),
-        (Suspend, Taken, 1, "Running", Suspended, "show"),
+        (Suspend, Taken, 1, "Running", Suspended, "resolve, wanted"),
         (Suspend, Issued, 1, "Running", Suspended, "resolve, wanted"),
         (Suspend, Sent, 299, "Running", Suspended, "show"),
         (Suspend, Sent, 300, "Running", Suspended, "resolve, wanted"),
@@ -340,7 +340,7 @@ fn a_message_under_way_is_waited_for_withdrawn_or_found_out_about() {
         (Suspend, Sent, 1, "Running", Running, "withdraw"),
         (Suspend, Sent, 1, "Running", Terminated, "withdraw"),
         (Suspend, Issued, 1, "Running", Running, "resolve, unwanted"),
-        (Suspend, Taken, 1, "Running", Running, "show"),
+        (Suspend, Taken, 1, "Running", Running, "resolve, unwanted"),
         (Terminate, Sent, 1, "Running", Running, "withdraw"),
     ] {
         let status = pending(action, phase, age);

@@ -172,8 +172,7 @@ impl Orchestrations {
     async fn children_are_over(&self, subject: &Subject, wish: &Wish, hub: &ReadyHub) -> Result<bool, Failure> {
         let id = wish.identity.instance_id.as_str();
         let reason = self.reason_of(subject, wish, Action::Terminate);
-        let last_told = self.last_told(subject);
-        if last_told.is_some() && !teardown::is_consumed(messages(hub).await?, last_told, Time::now()) {
+        if !teardown::is_consumed(messages(hub).await?, self.last_told(subject), Time::now()) {
             return Ok(false);
         }
         match hub.client.terminate_children(id, reason.as_deref()).await {
@@ -207,8 +206,12 @@ impl Orchestrations {
         }
     }
 
-    fn last_told(&self, subject: &Subject) -> Option<Time> {
-        self.followed().get(subject.object.uid()).and_then(|followed| followed.last_told)
+    /// When a terminate was last sent for the deletion. A process that has just started does not know, so it counts its first look.
+    fn last_told(&self, subject: &Subject) -> Time {
+        let now = Time::now();
+        let Some(hub) = &subject.hub else { return now };
+        let mut followed = self.followed();
+        *followed.entry(subject.object.uid().to_owned()).or_insert_with(|| Followed::of(hub)).last_told.get_or_insert(now)
     }
 
     fn remember_told(&self, subject: &Subject) {

@@ -8,6 +8,7 @@ use super::decide::{Hold, SEND_AGAIN_AFTER, START_EXPECTED_AFTER};
 use super::describe::Outcome;
 use super::wish::Wish;
 use crate::api::conditions::READY;
+use crate::api::hub_time;
 use crate::api::v1alpha1::{OrchestrationStatus, Phase, RuntimeStatus};
 use crate::controllers::runner::Next;
 use crate::crash_points::scaled;
@@ -30,8 +31,8 @@ pub fn next(status: &OrchestrationStatus, outcome: Option<&Outcome>, wish: Optio
     // A deadline that has passed was acted upon: what comes of that shows in the row.
     let deadline = until(deadline.filter(|deadline| *deadline > now));
     let pending = status.pending.as_ref().filter(|_| live).map(|pending| match pending.phase {
-        Phase::Issued => LOOK_AGAIN_AFTER,
-        Phase::Sent | Phase::Taken => after_step(pending.issued_at.0, &[SEND_AGAIN_AFTER], now),
+        Phase::Issued | Phase::Taken => LOOK_AGAIN_AFTER,
+        Phase::Sent => after_step(pending.issued_at.0, &[SEND_AGAIN_AFTER], now),
     });
     let start = (live && status.runtime_status == Some(RuntimeStatus::Pending) && status.pending.is_none()).then(|| {
         let created = status.created_time.as_ref().map_or(now, |created| created.0);
@@ -64,7 +65,7 @@ fn after(outcome: &Outcome, status: &OrchestrationStatus, now: Time) -> Option<D
 
 fn growing(status: &OrchestrationStatus, now: Time) -> Duration {
     let ready = status.conditions.iter().find(|condition| condition.type_ == READY);
-    let since = ready.map_or(now, |ready| std::time::SystemTime::from(ready.last_transition_time.0).into());
+    let since = ready.map_or(now, |ready| hub_time(&ready.last_transition_time));
     (now.since(since) / 10).clamp(MISSING_AGAIN.0, MISSING_AGAIN.1)
 }
 

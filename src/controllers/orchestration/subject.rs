@@ -9,7 +9,7 @@ use super::identity::Identity;
 use super::wish::{Refusal, Wish};
 use crate::api::conditions::cut;
 use crate::api::v1alpha1::{Orchestration, OrchestrationSpec, OrchestrationStatus, TaskHubReference};
-use crate::api::{Envelope, RECONCILE_REQUESTED_AT_ANNOTATION};
+use crate::api::{Envelope, RECONCILE_REQUESTED_AT_ANNOTATION, hub_time};
 use crate::hubs::{Dependent, HubKey};
 
 pub type Object = Envelope<Orchestration>;
@@ -63,7 +63,7 @@ impl Subject {
             return None;
         }
         let condition = self.status.conditions.iter().find(|condition| [COMPLETE, FAILED].contains(&condition.type_.as_str()))?;
-        let transition = std::time::SystemTime::from(condition.last_transition_time.0).into();
+        let transition = hub_time(&condition.last_transition_time);
         Some(self.status.completed_time.as_ref().map_or(transition, |time| time.0))
     }
 }

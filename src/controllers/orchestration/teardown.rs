@@ -106,13 +106,12 @@ pub fn step(wish: &Wish, row: Option<&Instance>, pending: Option<&Pending>, now:
             if is_old { Step::Resolve } else { Step::Await }
         }
         Some(Pending { phase: Phase::Sent, .. }) => Step::Withdraw,
-        Some(Pending { phase: Phase::Issued, .. }) => Step::Resolve,
-        Some(_) => Step::Await,
+        Some(_) => Step::Resolve,
     }
 }
 
 /// True if no terminate that was sent can be in a queue any more. Only then are sub-orchestrations told again, since a second
 /// message can outlive its instance, and only then is anything purged.
-pub fn is_consumed(messages: u64, last_told: Option<Time>, now: Time) -> bool {
-    messages == 0 || last_told.is_none_or(|told| now.since(told) >= scaled(CONSUMED_AFTER))
+pub fn is_consumed(messages: u64, last_told: Time, now: Time) -> bool {
+    messages == 0 || now.since(last_told) >= scaled(CONSUMED_AFTER)
 }

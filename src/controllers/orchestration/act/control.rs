@@ -115,7 +115,7 @@ pub enum Resolved {
 /// Finds out. Two or three requests.
 pub async fn resolve(hub: &ReadyHub, pending: &Pending, wanted: bool, instance: Arc<Instance>) -> Result<Resolved, Failure> {
     let age = Time::now().since(pending.issued_at.0);
-    let withdrawn = take_back(hub, pending, &instance).await?;
+    let withdrawn = pending.phase == Phase::Sent && take_back(hub, pending, &instance).await?;
     let is_empty = withdrawn || hub.client.control_backlog(&instance.id).await.map_err(storage)? == 0;
     // Read after the queue: a worker deletes a message after the checkpoint that holds its effect.
     let found = hub.client.get_without_input(&instance.id, &[OWNER_COLUMN]).await.map_err(storage)?;
