@@ -60,15 +60,15 @@ fn control(before: &OrchestrationStatus, after: &OrchestrationStatus, wish: &Wis
     if before.pending.as_ref().is_some_and(|before| before.message_id == sent.message_id) {
         return None;
     }
-    let (reason, action, what) = match sent.action {
-        Action::Suspend => ("Suspending", "Suspend", "suspend"),
-        Action::Resume => ("Resuming", "Resume", "resume"),
-        Action::Terminate => ("Terminating", "Terminate", "terminate"),
+    let (reason, what) = match sent.action {
+        Action::Suspend => ("Suspending", "suspend"),
+        Action::Resume => ("Resuming", "resume"),
+        Action::Terminate => ("Terminating", "terminate"),
         Action::Rewind => return None,
     };
     let by_deadline = sent.action == Action::Terminate && wish.desired() != DesiredState::Terminated;
     let why = if by_deadline { ": its deadline has passed, or the object is being deleted" } else { "" };
-    Some(Notice { is_warning: false, reason, action, note: format!("the instance was asked to {what}{why}") })
+    Some(Notice { is_warning: false, reason, action: "Control", note: format!("the instance was asked to {what}{why}") })
 }
 
 /// A wish that came after the end.
