@@ -5,6 +5,7 @@
 //! state that is expected of them.
 
 mod console;
+mod control;
 mod runs;
 mod screen;
 mod servers;
@@ -31,7 +32,8 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 /// Exit code of a demo that was stopped before it was up: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
 
-/// Runs the operator on this machine: a Kubernetes API server, a storage emulator, a worker, and three orchestrations.
+/// Runs the operator on this machine: a Kubernetes API server, a storage emulator, a worker, and orchestrations: started, held,
+/// resumed, ended, sent an event, rewound.
 ///
 /// What is missing is built first. Nothing outside of target/ and the cache is touched, and no cluster or Azure account is needed.
 #[derive(Parser)]
@@ -65,7 +67,7 @@ fn main() -> ExitCode {
 /// Runs the demo; its exit code.
 fn run(args: &Args, screen: &Screen) -> Result<ExitCode, BedError> {
     let console = Console::take()?;
-    screen.say("Durable Functions on Kubernetes: three orchestrations, on this machine alone\n");
+    screen.say("Durable Functions on Kubernetes: orchestrations as objects, on this machine alone\n");
     let programs = Programs::build(screen)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let stop = listen_to_signals(&runtime)?;
@@ -111,7 +113,10 @@ fn present(
     let watched = runtime.block_on(runs::watch(config, screen, servers, &mut stop, deadline))?;
     let as_expected = match watched {
         Watched::Stopped => return Ok(false),
-        Watched::Settled(objects) => runs::conclude(screen, &objects),
+        Watched::Settled(objects) => {
+            let ran = runs::conclude(screen, &objects);
+            control::show(screen, servers, servers.markers(), || !*stop.borrow())? && ran
+        }
         Watched::TimedOut(objects) => {
             screen.complain(&format!("\nThe runs have not settled within {} s.", TIME_OUT.as_secs()));
             runs::conclude(screen, &objects);

@@ -3,7 +3,7 @@
 //! Knows nothing of the runs. Invariant: operator and worker are asked to stop
 //! before the servers that they talk to are gone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use durable_bed::assets::{self, Assets};
@@ -26,6 +26,9 @@ const SAMPLES: [&str; 4] = ["hub", "hello", "echo", "fail"];
 const START_TIME_OUT: Duration = Duration::from_secs(30);
 /// For operator and worker to finish what is at work.
 const STOP_TIME_OUT: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether a run has come as far as it should.
+const REASON_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// The programs that the demo runs.
 pub struct Programs {
@@ -55,6 +58,7 @@ pub struct Servers {
     control_plane: ControlPlane,
     _azurite: Azurite,
     admin: std::net::SocketAddr,
+    markers: PathBuf,
 }
 
 impl Servers {
@@ -77,7 +81,11 @@ impl Servers {
         if !is_wanted() {
             return Ok(None);
         }
-        let worker = screen.step("sample worker, with a new task hub", None, || start_worker(programs, console, &azurite))?;
+        let markers = console.folder().join("markers");
+        // Of an earlier demo: what is to fail must fail again.
+        let _ = std::fs::remove_dir_all(&markers);
+        std::fs::create_dir_all(&markers)?;
+        let worker = screen.step("sample worker, with a new task hub", None, || start_worker(programs, console, &azurite, &markers))?;
         screen.step("kubectl apply -f crds/", None, || {
             kubectl(&control_plane, &["apply", "-f", "crds/"])?;
             kubectl(&control_plane, &["wait", "--for=condition=Established", "--timeout=30s", "-f", "crds/"])
@@ -88,7 +96,7 @@ impl Servers {
         let admin = free_address()?;
         let operator = screen.step("operator", None, || start_operator(programs, console, &control_plane, admin))?;
         create_secret(&control_plane, &azurite.connection_string())?;
-        Ok(is_wanted().then_some(Servers { operator, worker, control_plane, _azurite: azurite, admin }))
+        Ok(is_wanted().then_some(Servers { operator, worker, control_plane, _azurite: azurite, admin, markers }))
     }
 
     /// How the API server is reached.
@@ -113,6 +121,35 @@ impl Servers {
         Ok(())
     }
 
+    /// Runs kubectl as a user would.
+    ///
+    /// # Errors
+    /// With what kubectl says.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String, BedError> {
+        kubectl(&self.control_plane, arguments)
+    }
+
+    /// The reason of `Ready` of an Orchestration: `wanted` as soon as it has it, else what it has when the time is over.
+    ///
+    /// # Errors
+    /// With what kubectl says.
+    pub fn ready_reason(&self, orchestration: &str, wanted: &str, time_out: Duration) -> Result<String, BedError> {
+        const PATH: &str = r#"--output=jsonpath={.status.conditions[?(@.type=="Ready")].reason}"#;
+        let begun = Instant::now();
+        loop {
+            let found = kubectl(&self.control_plane, &["get", "orchestration", orchestration, PATH])?;
+            if found == wanted || begun.elapsed() > time_out {
+                return Ok(found);
+            }
+            std::thread::sleep(REASON_AGAIN_AFTER);
+        }
+    }
+
+    /// Where the flaky activity of the sample worker looks for its markers.
+    pub fn markers(&self) -> &Path {
+        &self.markers
+    }
+
     /// # Errors
     /// If the operator or the worker has ended, with the end of its log.
     pub fn check(&mut self) -> Result<(), BedError> {
@@ -132,6 +169,7 @@ impl Servers {
   target/demo/kubectl get orchestrations -o wide
   target/demo/kubectl describe orchestration fail
   target/demo/kubectl get orchestration hello -o yaml
+  target/demo/kubectl describe orchestration approval
   target/demo/kubectl explain orchestration.spec
 Run hello once more:
   target/demo/kubectl replace --force -f tests/demo/hello.yaml",
@@ -172,11 +210,12 @@ Run hello once more:
     }
 }
 
-fn start_worker(programs: &Programs, console: &Console, azurite: &Azurite) -> Result<Process, BedError> {
+fn start_worker(programs: &Programs, console: &Console, azurite: &Azurite, markers: &Path) -> Result<Process, BedError> {
     const STORAGE: &str = "DEMO_STORAGE";
     let connection_string = azurite.connection_string();
     let environment = [(STORAGE, connection_string.as_str()), ("RUST_LOG", "warn,durable_worker=info")].into_iter().chain(NO_PROXY);
-    let arguments = ["--connection-string-env", STORAGE, "--task-hub-name", HUB, "--create-hub"];
+    let markers = markers.to_string_lossy();
+    let arguments = ["--connection-string-env", STORAGE, "--task-hub-name", HUB, "--create-hub", "--flaky-dir", &markers];
     let mut worker = Process::start("worker", console.folder(), &programs.worker, arguments, environment)?;
     let log = worker.log().to_owned();
     worker.until(START_TIME_OUT, || std::fs::read_to_string(&log).is_ok_and(|text| text.contains("serving")))?;
