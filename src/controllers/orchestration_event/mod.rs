@@ -100,9 +100,9 @@ impl Reading {
     }
 
     /// A write gave back this copy: the rest stays what it was.
-    fn with(mut self, copy: Object) -> Reading {
+    fn with(mut self, copy: Arc<Object>) -> Reading {
         self.status = copy.status();
-        self.object = Arc::new(copy);
+        self.object = copy;
         self
     }
 
@@ -214,8 +214,7 @@ impl OrchestrationEvents {
                 Decision::Rest => return self.write(&reading, &Step::Unchanged, &target, newest).await,
                 Decision::Bind { name, uid } => match owner::add(&self.client, &reading.object, &name, &uid).await? {
                     Written::New(copy) => {
-                        newest.keep(copy.as_ref().clone());
-                        reading = reading.with(*copy);
+                        reading = reading.with(newest.keep(*copy));
                     }
                     Written::Stale => return Ok(Pass::Stale),
                 },
@@ -319,10 +318,7 @@ impl OrchestrationEvents {
         crash_points::reached(at_event::BEFORE_SENDING);
         let status = self.described(&reading, &Step::Sending, target);
         let reading = match status::write(&self.client, &reading.object, &status).await? {
-            Written::New(copy) => {
-                newest.keep(copy.as_ref().clone());
-                reading.with(*copy)
-            }
+            Written::New(copy) => reading.with(newest.keep(*copy)),
             Written::Stale => return Ok(Pass::Stale),
         };
         crash_points::reached(at_event::SENDING_WRITTEN);
@@ -354,7 +350,7 @@ impl OrchestrationEvents {
         let after = self.described(reading, step, target);
         if after != reading.status {
             match status::write(&self.client, object, &after).await? {
-                Written::New(copy) => newest.keep(*copy),
+                Written::New(copy) => drop(newest.keep(*copy)),
                 Written::Stale => return Ok(Pass::Stale),
             }
             if after.phase != Some(EventPhase::Sending) {
