@@ -107,8 +107,11 @@ pub fn finished_at(status: &OrchestrationEventStatus) -> Option<Time> {
     if !is_finished(status) {
         return None;
     }
-    let stalled = || status.conditions.iter().find(|condition| condition.type_ == STALLED);
-    let since_stalled = || stalled().map(|condition| Time::from(std::time::SystemTime::from(condition.last_transition_time.0)));
+    let since_stalled = || {
+        let stalled = status.conditions.iter().find(|condition| condition.type_ == STALLED)?;
+        let seconds = u64::try_from(stalled.last_transition_time.0.as_second()).ok()?;
+        Some(Time::from(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)))
+    };
     status.sent_at.as_ref().map(|at| at.0).or_else(since_stalled)
 }
 
