@@ -4,6 +4,8 @@ mod crash;
 mod faults;
 mod signals;
 
+use durable_bed::assets;
+use durable_bed::control_plane::ControlPlane;
 use durable_operator::api::v1alpha1::{EventPhase, OrchestrationEvent, OrchestrationEventStatus};
 use durable_taskhub::names::InstanceId;
 use durable_taskhub::start::StartRequest;
@@ -11,7 +13,7 @@ use kube::Api;
 use serde_json::{Value, json};
 
 use crate::support::runs::Runs;
-use crate::support::{World, eventually};
+use crate::support::{Server, World, bed, eventually, install_crds};
 
 impl World {
     fn events(&self) -> Api<OrchestrationEvent> {
@@ -133,12 +135,6 @@ async fn an_event_for_an_orchestration_waits_for_it_and_goes_with_it() {
 
     let late = world.event_after_the_end().await;
     assert!(late.contains("is Completed already"), "{late}");
-    world.kubectl(&["delete", "orchestration", "order"]);
-    eventually("the events went with their Orchestration", async || {
-        let left = world.kubectl(&["get", "orchestrationevents", "--output=name"]);
-        if left.is_empty() { Ok(()) } else { Err(left) }
-    })
-    .await;
 }
 
 impl World {
@@ -150,6 +146,27 @@ impl World {
         self.told("late", "InstanceFinished").await;
         message(&status).to_owned()
     }
+}
+
+/// A control plane of its own: this one has a garbage collector.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleting_the_orchestration_takes_its_events_along() {
+    let mut control_plane = ControlPlane::start(&assets::ensure().unwrap()).unwrap();
+    install_crds(&control_plane);
+    control_plane.start_controllers().unwrap();
+    let world = World::on("event_collected", Server::own(control_plane), Server::Shared(bed().azurite));
+    let _operator = world.operator().await;
+    world.orchestration("order", "Approval", json!({}));
+    world.event("owned", json!({"orchestrationRef": {"name": "order"}}));
+    world.event("other", json!({"instanceId": "i"}));
+    world.event_reason("owned", "TaskHubNotFound").await;
+    world.event_reason("other", "TaskHubNotFound").await;
+    world.kubectl(&["delete", "orchestration", "order", "--timeout=30s"]);
+    eventually("the event went with its Orchestration", async || {
+        let left = world.kubectl(&["get", "orchestrationevents", "--output=jsonpath={.items[*].metadata.name}"]);
+        if left == "other" { Ok(()) } else { Err(left) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -164,7 +181,8 @@ async fn an_event_never_goes_to_a_namesake_or_to_the_instance_of_another() {
     world.event("bound", json!({"orchestrationRef": {"name": "order"}}));
     world.event_reason("bound", "WaitingForStart").await;
     // Without the owner, as after a deletion that orphans, the status still knows.
-    world.kubectl(&["delete", "orchestration", "order", "--cascade=orphan"]);
+    world.kubectl(&["patch", "orchevent", "bound", "--type=merge", "--patch", r#"{"metadata":{"ownerReferences":null}}"#]);
+    world.kubectl(&["delete", "orchestration", "order"]);
     world.orchestration("order", "Approval", json!({}));
     let status = world.event_reason("bound", "Replaced").await;
     assert_eq!(status.phase, Some(EventPhase::Rejected));

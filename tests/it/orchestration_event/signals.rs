@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use durable_bed::recording::{Recording, Snapshot};
+use durable_taskhub::message::{Decoded, Message};
 use serde_json::{Value, json};
 
 use super::message;
@@ -11,7 +12,11 @@ use crate::support::{World, eventually};
 /// The visible messages of all queues, in the order of queues.
 fn messages(snapshot: &Snapshot) -> Vec<Value> {
     let texts = snapshot.queues.values().flat_map(|queue| &queue.messages);
-    texts.map(|message| serde_json::from_str(&message.text).unwrap()).collect()
+    let json = |text: &str| match Message::decode(text).unwrap() {
+        Decoded::Message(message) => message.to_json(),
+        Decoded::InBlob(blob) => panic!("{blob} is large"),
+    };
+    texts.map(|message| serde_json::from_str(&json(&message.text)).unwrap()).collect()
 }
 
 fn request(message: &Value) -> Value {
