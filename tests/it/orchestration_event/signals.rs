@@ -14,7 +14,7 @@ fn messages(snapshot: &Snapshot) -> Vec<Value> {
     let texts = snapshot.queues.values().flat_map(|queue| &queue.messages);
     let json = |text: &str| match Message::decode(text).unwrap() {
         Decoded::Message(message) => message.to_json(),
-        Decoded::InBlob(blob) => panic!("{blob} is large"),
+        Decoded::Wrapper { blob_name } => panic!("{blob_name} is large"),
     };
     texts.map(|message| serde_json::from_str(&json(&message.text)).unwrap()).collect()
 }

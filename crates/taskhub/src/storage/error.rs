@@ -125,7 +125,7 @@ impl StorageError {
     pub fn was_refused(&self) -> bool {
         match &self.0.failure {
             Failure::Response { status, .. } => ((400..500).contains(status) && *status != 408) || self.is_throttled(),
-            Failure::Unreachable(_) | Failure::Invalid(_) | Failure::Token { .. } => true,
+            Failure::Unreachable(_) | Failure::Invalid(_) | Failure::Token { .. } | Failure::Held => true,
             Failure::TooLarge(_) | Failure::Broken(_) | Failure::TimedOut(_) | Failure::Request(_) | Failure::Unreadable(_) => false,
         }
     }
