@@ -139,7 +139,8 @@ fn what_costs_a_request_is_asked_last_and_in_order() {
 fn each_thing_that_is_missing_has_its_reason() {
     let refusal = || Refusal { reason: "NamespaceNotAllowed", message: String::new() };
     let not_ready = || Hub::NotReady(NotReady::new("Unreachable", "m"));
-    let rows: [(&str, Box<dyn Fn(&mut Facts<'_>)>); 13] = [
+    type Change = Box<dyn Fn(&mut Facts<'_>)>;
+    let rows: [(&str, Change); 13] = [
         ("stuck InvalidSpec", Box::new(|facts| facts.wish = Err("no"))),
         ("rest", Box::new(|facts| facts.deleted = true)),
         ("expired", Box::new(|facts| facts.now = at(3600))),
