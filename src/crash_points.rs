@@ -76,6 +76,21 @@ pub mod at {
     pub const OF_HUB_DELETION: [&str; 3] = [BEFORE_HUB_DELETE, HUB_DELETED, BEFORE_FINALIZER_REMOVED];
 }
 
+/// Around the sending of an event, in their order.
+pub mod at_event {
+    /// Decided to send; nothing is written.
+    pub const BEFORE_SENDING: &str = "event-before-sending";
+    /// The object says that the event is being sent; it is not.
+    pub const SENDING_WRITTEN: &str = "event-sending-written";
+    /// The event is in its queue, the object says nothing of it.
+    pub const EVENT_SENT: &str = "event-sent";
+    /// The object says that the event was sent.
+    pub const SENT_WRITTEN: &str = "event-sent-written";
+
+    /// All of them.
+    pub const ALL: [&str; 4] = [BEFORE_SENDING, SENDING_WRITTEN, EVENT_SENT, SENT_WRITTEN];
+}
+
 /// Aborts the process if `DURABLE_CRASH_AT` names `point`.
 #[cfg(feature = "crash-points")]
 pub fn reached(point: &str) {

@@ -15,10 +15,11 @@ use kube::{Api, Client, CustomResourceExt};
 use tokio::net::TcpListener;
 
 use crate::admin::{self, Gate, Readiness};
-use crate::api::v1alpha1::{Orchestration, TaskHub};
+use crate::api::v1alpha1::{Orchestration, OrchestrationEvent, TaskHub};
 use crate::config::{Args, Config};
 use crate::controllers::events::Events;
 use crate::controllers::orchestration::{OWNER_COLUMN, Orchestrations};
+use crate::controllers::orchestration_event::OrchestrationEvents;
 use crate::controllers::runner::{self, Setup, Watched};
 use crate::controllers::task_hub::{Parts, TaskHubs};
 use crate::hubs::{Dependent, HubKey, Hubs, Secrets};
@@ -30,6 +31,8 @@ use crate::workload_identity::WorkloadIdentities;
 
 /// Orchestrations reconciled at once: each waits for the network most of the time.
 const ORCHESTRATIONS_AT_ONCE: u16 = 32;
+/// OrchestrationEvents reconciled at once.
+const ORCHESTRATION_EVENTS_AT_ONCE: u16 = 16;
 /// TaskHubs reconciled at once.
 const TASK_HUBS_AT_ONCE: u16 = 8;
 /// A reconcile that takes longer is given up and tried again.
@@ -81,7 +84,7 @@ pub async fn run(args: Args) -> Result<(), OperatorError> {
     let listener = TcpListener::bind(config.admin_address).await.map_err(on_admin)?;
     let address = listener.local_addr().map_err(on_admin)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, "operator starts");
-    let crds = [crd_gate::<Orchestration>(&readiness), crd_gate::<TaskHub>(&readiness)];
+    let crds = [crd_gate::<Orchestration>(&readiness), crd_gate::<OrchestrationEvent>(&readiness), crd_gate::<TaskHub>(&readiness)];
     let work = work(&config, client.clone(), &metrics, &readiness, stop.clone(), crds);
     let admin = admin::serve(listener, readiness.clone(), metrics.clone(), stop.clone());
     tokio::select! {
@@ -120,9 +123,10 @@ async fn work(
     metrics: &Metrics,
     readiness: &Readiness,
     stop: shutdown::Shutdown,
-    crds: [Crd; 2],
+    crds: [Crd; 3],
 ) -> Result<(), OperatorError> {
     let gates = (readiness.gate("the first list of Orchestrations"), readiness.gate("the first list of TaskHubs"));
+    let listed_events = readiness.gate("the first list of OrchestrationEvents");
     for crd in crds {
         tokio::select! { () = established(&client, &crd.name) => crd.gate.open(), () = stop.clone().begun() => return Ok(()) }
     }
@@ -132,6 +136,24 @@ async fn work(
     let watched_hubs: Watched<TaskHub> = Watched::new(&client, &config.watch_namespaces);
     let watched_orchestrations: Watched<Orchestration> = Watched::new(&client, &config.watch_namespaces);
 
+    let watched_events: Watched<OrchestrationEvent> = Watched::new(&client, &config.watch_namespaces);
+
+    let orchestration_events = OrchestrationEvents::new(
+        client.clone(),
+        events.clone(),
+        hubs.clone(),
+        watched_hubs.store.clone(),
+        watched_orchestrations.store.clone(),
+    );
+    let of_orchestration_events = Setup {
+        concurrency: ORCHESTRATION_EVENTS_AT_ONCE,
+        time_out: RECONCILE_TIME_OUT,
+        triggers: orchestration_events.triggers(),
+        listed: listed_events,
+        shutdown: stop.clone(),
+        metrics: metrics.reconciles.clone(),
+        watched: watched_events,
+    };
     let stored_orchestrations = watched_orchestrations.store.clone();
     let orchestrations = Orchestrations::new(
         client.clone(),
@@ -190,10 +212,15 @@ async fn work(
     };
     let controllers = async {
         let (orchestrations_done, task_hubs_done) = (finished("Orchestrations"), finished("TaskHubs"));
+        let orchestration_events_done = finished("OrchestrationEvents");
         tokio::try_join!(
             async {
                 runner::run(orchestrations, of_orchestrations).await;
                 orchestrations_done()
+            },
+            async {
+                runner::run(orchestration_events, of_orchestration_events).await;
+                orchestration_events_done()
             },
             async {
                 runner::run(task_hubs, of_task_hubs).await;

@@ -8,6 +8,7 @@ pub mod expiry;
 pub mod failure;
 pub mod finalizer;
 pub mod orchestration;
+pub mod orchestration_event;
 pub mod payload;
 pub mod runner;
 pub mod status;

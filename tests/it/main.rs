@@ -7,6 +7,7 @@ mod first_run;
 mod idle;
 mod leaders;
 mod orchestration;
+mod orchestration_event;
 mod poller;
 mod process;
 mod runner;

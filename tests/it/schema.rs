@@ -276,3 +276,81 @@ async fn kubectl_explains_lists_and_selects() {
     assert_eq!(world.kubectl(&["get", "hub", "--output=name"]), "taskhub.durable-operator.dev/orders\n");
     assert_eq!(world.kubectl(&["get", "durable", "--output=name"]).lines().count(), 4);
 }
+
+fn event(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": VERSION, "kind": "OrchestrationEvent", "metadata": {"name": name}, "spec": spec})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_has_one_target_and_never_changes() {
+    let world = World::without_hub("schema_event").await;
+    let to_object = json!({"orchestrationRef": {"name": "order"}, "name": "Approval"});
+    let to_instance = json!({"taskHubRef": {"name": "hub"}, "instanceId": "i", "name": "Approval"});
+    let to_entity = json!({"taskHubRef": {"name": "hub"}, "entity": {"name": "counter", "key": "a"}, "operation": "add"});
+    let one_target = "exactly one of orchestrationRef, instanceId and entity must be set";
+    let hub = "spec.taskHubRef: Invalid value: taskHubRef is required with instanceId and entity, and not allowed with orchestrationRef";
+    let operation = "operation is required with entity, and not allowed without it";
+    let name = "name is required for an event, and not allowed with entity: there it is operation";
+    let payload = "exactly one of value, text and valueFrom must be set";
+    for (spec, message) in [
+        (json!({"name": "Approval"}), one_target),
+        (with(&to_object, json!({"instanceId": "i"})), one_target),
+        (with(&to_instance, json!({"orchestrationRef": {"name": "order"}})), one_target),
+        (with(&to_object, json!({"taskHubRef": {"name": "hub"}})), hub),
+        (with(&to_instance, json!({"taskHubRef": null})), hub),
+        (with(&to_entity, json!({"operation": null})), operation),
+        (with(&to_instance, json!({"operation": "add"})), operation),
+        (with(&to_object, json!({"name": null})), name),
+        (with(&to_entity, json!({"name": "Approval"})), name),
+        (with(&to_entity, json!({"waitFor": "Exists"})), "waitFor is not allowed with entity: a signal waits for nothing"),
+        (
+            with(&to_instance, json!({"waitFor": "Started"})),
+            "spec.waitFor: Unsupported value: \"Started\": supported values: \"Running\", \"Exists\"",
+        ),
+        (with(&to_instance, json!({"instanceId": "@counter@a"})), "instanceId must not start with @: use entity for an entity"),
+        (with(&to_entity, json!({"entity": {"name": "a@b", "key": "k"}})), "spec.entity.name in body should match"),
+        (with(&to_entity, json!({"entity": {"name": "a", "key": "k/1"}})), "key must not contain / \\ # ? or control characters"),
+        (with(&to_object, json!({"name": ""})), "spec.name in body should be at least 1"),
+        (with(&to_object, json!({"deadlineSeconds": 0})), "spec.deadlineSeconds in body should be greater than or equal to 1"),
+        (with(&to_object, json!({"payload": {"text": "1", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}})), payload),
+        (with(&to_object, json!({"payload": {}})), "spec.payload"),
+        (
+            with(&to_object, json!({"payload": {"valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "namespace": "kube-system"}}}})),
+            "unknown field \"spec.payload.valueFrom.secretKeyRef.namespace\"",
+        ),
+        // Its object is in the same namespace, or the event would be a way into another one.
+        (
+            with(&to_object, json!({"orchestrationRef": {"name": "o", "namespace": "x"}})),
+            "unknown field \"spec.orchestrationRef.namespace\"",
+        ),
+    ] {
+        world.denied(&event("refused", spec), &[message]);
+    }
+
+    for (kind, spec) in [("object", to_object), ("instance", to_instance), ("entity", to_entity)] {
+        let object = event(kind, with(&spec, json!({"payload": {"value": {"a": [1, null]}}})));
+        world.apply(&object);
+        let read = world.json(&["get", "orchevent", kind]);
+        assert_eq!((&read["spec"]["waitFor"], &read["spec"]["deadlineSeconds"]), (&json!("Running"), &json!(3600)));
+        world.denied(
+            &event(kind, with(&spec, json!({"payload": {"value": {"a": [1, null, 2]}}}))),
+            &["spec is immutable: an event is delivered once; make a new object for another one"],
+        );
+        world.denied(&event(kind, with(&spec, json!({"ttlSecondsAfterFinished": 5}))), &["spec is immutable"]);
+        let answer = world.try_apply(&object);
+        assert!(answer.success && answer.output.contains("unchanged"), "{answer:?}");
+    }
+    let conditions = json!([{
+        "type": "Ready", "status": "True", "reason": "Sent", "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"
+    }]);
+    let patch = json!({"status": {"phase": "Sent", "sentAt": "2026-01-01T00:00:00Z", "conditions": conditions}}).to_string();
+    world.kubectl(&["patch", "orchevent", "object", "--subresource=status", "--type=merge", "--patch", &patch]);
+    let table = world.kubectl(&["get", "orchevent", "--output=wide"]);
+    let words: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words[0], ["NAME", "EVENT", "PHASE", "READY", "REASON", "AGE", "ORCHESTRATION", "INSTANCE", "SENT"], "{table}");
+    let object = words.iter().find(|line| line[0] == "object").unwrap();
+    assert_eq!((&object[1..5], object[6]), (&["Approval", "Sent", "True", "Sent"][..], "order"), "{table}");
+    let found =
+        world.kubectl(&["get", "orchestrationevents", "--field-selector=status.phase=Sent", "--output=jsonpath={.items[*].metadata.name}"]);
+    assert_eq!(found, "object");
+}

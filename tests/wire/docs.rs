@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use durable_operator::api::v1alpha1::{Orchestration, TaskHub};
+use durable_operator::api::v1alpha1::{Orchestration, OrchestrationEvent, TaskHub};
 use k8s_openapi::api::core::v1::Secret;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -59,6 +59,7 @@ fn check(document: &str) -> Result<(), String> {
     let kind = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
     match kind {
         ("durable-operator.dev/v1alpha1", "Orchestration") => nothing_is_lost::<Orchestration>(&value),
+        ("durable-operator.dev/v1alpha1", "OrchestrationEvent") => nothing_is_lost::<OrchestrationEvent>(&value),
         ("durable-operator.dev/v1alpha1", "TaskHub") => nothing_is_lost::<TaskHub>(&value),
         ("v1", "Secret") => nothing_is_lost::<Secret>(&value),
         (version, kind) => Err(format!("a {kind:?} of {version:?} is none of the kinds that the documentation may show")),
@@ -137,7 +138,7 @@ fn what_readme_and_docs_link_to_is_there() {
 fn troubleshooting_explains_every_reason() {
     let page = read(&root().join("docs/troubleshooting.md"));
     let mut files = vec![root().join("src/connection.rs")];
-    for folder in ["src/controllers/orchestration", "src/controllers/task_hub"] {
+    for folder in ["src/controllers/orchestration", "src/controllers/orchestration_event", "src/controllers/task_hub"] {
         let found = std::fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
         files.extend(found.filter(|file| !file.to_string_lossy().ends_with("_tests.rs")));
     }
@@ -187,7 +188,7 @@ async fn metrics_in_use() -> String {
 
 /// The words in quotes that look like reasons and follow one of the calls that take one.
 fn reasons(source: &str) -> Vec<String> {
-    const BEFORE: [&str; 10] = [
+    const BEFORE: [&str; 14] = [
         "NotReady::new(",
         "Verdict::in_progress(",
         "Verdict::stalled(",
@@ -195,6 +196,10 @@ fn reasons(source: &str) -> Vec<String> {
         "Statement::no(",
         "failed(",
         "refused(",
+        "hold(",
+        "reject(",
+        "waits(",
+        "stalled(",
         "reason: ",
         "READY, ",
         "=> (",

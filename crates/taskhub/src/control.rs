@@ -134,9 +134,18 @@ impl Reachable {
 
     /// Sends an event to the instance. One request, two if it is large.
     pub(crate) async fn send(&self, hub: &TaskHub, kind: EventKind) -> Result<SentControl, StorageError> {
-        let message = Message::new(&self.0.id, None, Event::new(Time::now(), kind), next_number());
-        let sent = hub.deliver(&message, Duration::ZERO).await?;
+        let sent = hub.deliver(&self.message(kind), Duration::ZERO).await?;
         Ok(SentControl { queue: hub.control_queue_of(&self.0.id), sent })
+    }
+
+    /// The same, with a single try to put the message: for what the engine would do twice.
+    pub(crate) async fn send_once(&self, hub: &TaskHub, kind: EventKind) -> Result<SentControl, StorageError> {
+        let sent = hub.deliver_once(&self.message(kind), Duration::ZERO).await?;
+        Ok(SentControl { queue: hub.control_queue_of(&self.0.id), sent })
+    }
+
+    fn message(&self, kind: EventKind) -> Message {
+        Message::new(&self.0.id, None, Event::new(Time::now(), kind), next_number())
     }
 }
 

@@ -126,7 +126,8 @@ pub enum SignalError {
     /// The input is no JSON.
     #[error("the input is not JSON: {0}")]
     InvalidInput(String),
-    /// The storage account did not answer as needed. The signal may have been sent; a second one is done twice.
+    /// The storage account did not answer as needed. Unless it is `queue.put` and not
+    /// [`StorageError::was_refused`], nothing was sent; a second signal is done twice.
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -281,7 +282,8 @@ impl TaskHub {
         // The engine knows a delayed message by the time in its name.
         let name = visible_at.map_or("op".to_owned(), |time| format!("op@{}", time.to_table()));
         let message = event_to(entity, name, request(signal), now);
-        self.deliver(&message, visible_at.map_or(Duration::ZERO, |time| time.since(now))).await?;
+        // A single try: after an answer that was lost, another one would have the operation done twice.
+        self.deliver_once(&message, visible_at.map_or(Duration::ZERO, |time| time.since(now))).await?;
         Ok(())
     }
 

@@ -66,15 +66,26 @@ pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
 impl TaskHub {
     /// Sends the message, visible after that time. One request; a message over 45 KiB costs one or three more.
     pub(crate) async fn deliver(&self, message: &Message, visible_after: Duration) -> Result<SentMessage, StorageError> {
-        let text = match message.encode() {
-            Ok(text) => text,
+        let text = self.text_of(message).await?;
+        self.control_queue_of(&message.instance_id).put(&text, visible_after).await
+    }
+
+    /// As [`TaskHub::deliver`], with a single try to put the message: for what is done twice if it arrives twice.
+    pub(crate) async fn deliver_once(&self, message: &Message, visible_after: Duration) -> Result<SentMessage, StorageError> {
+        let text = self.text_of(message).await?;
+        self.control_queue_of(&message.instance_id).put_once(&text, visible_after).await
+    }
+
+    /// What goes into the queue; a large message is in its blob by then.
+    async fn text_of(&self, message: &Message) -> Result<String, StorageError> {
+        match message.encode() {
+            Ok(text) => Ok(text),
             Err(_) => {
                 let large = LargeMessage::new(message);
                 large.upload(self).await?;
-                large.wrapper()
+                Ok(large.wrapper())
             }
-        };
-        self.control_queue_of(&message.instance_id).put(&text, visible_after).await
+        }
     }
 
     /// Uploads to the container of large messages, which is made with the first one (task-hub.md 1.8).

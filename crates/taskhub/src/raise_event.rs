@@ -1,6 +1,7 @@
 //! Raising an external event (task-hub.md 6.6): one read, one message.
 //!
-//! Events are not de-duplicated: sending twice delivers twice.
+//! Events are not de-duplicated: sending twice delivers twice. So the message is put with a single try: after an answer that was
+//! lost, another try would deliver it again.
 
 use crate::control::{ControlError, Reachable, SentControl};
 use crate::event::EventKind;
@@ -12,11 +13,12 @@ impl TaskHub {
     /// While an instance is suspended, its events wait.
     ///
     /// # Errors
-    /// [`ControlError`]; after [`ControlError::Storage`] the event may have been raised.
+    /// [`ControlError`]; after [`ControlError::Storage`] of `queue.put` the event may have been raised, unless
+    /// [`StorageError::was_refused`](crate::storage::StorageError::was_refused).
     pub async fn raise_event(&self, instance_id: &str, name: &str, payload: Option<&str>) -> Result<SentControl, ControlError> {
         let event = event(name, payload)?;
         let instance = Reachable::find(self, instance_id).await?;
-        Ok(instance.send(self, event).await?)
+        Ok(instance.send_once(self, event).await?)
     }
 
     /// As [`TaskHub::raise_event`], also if the instance has not started yet, for those who take a lost event for the lesser evil.
@@ -25,11 +27,11 @@ impl TaskHub {
     /// start that is scheduled for later (5.4), the engine drops it, and nothing tells.
     ///
     /// # Errors
-    /// [`ControlError`], but never [`ControlError::NotStarted`]. After [`ControlError::Storage`] the event may have been raised.
+    /// [`ControlError`], but never [`ControlError::NotStarted`]. [`ControlError::Storage`] as there.
     pub async fn raise_event_unstarted(&self, instance_id: &str, name: &str, payload: Option<&str>) -> Result<SentControl, ControlError> {
         let event = event(name, payload)?;
         let instance = Reachable::find_unstarted(self, instance_id).await?;
-        Ok(instance.send(self, event).await?)
+        Ok(instance.send_once(self, event).await?)
     }
 }
 

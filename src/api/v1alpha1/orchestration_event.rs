@@ -141,7 +141,7 @@ pub struct OrchestrationEventStatus {
     #[schemars(length(max = 256))]
     pub last_handled_reconcile_at: Option<String>,
 
-    /// How far it has come. Waiting: not sent yet. Sending: about to be sent. Sent. Unknown: the operator died while it was being sent; it is not repeated.
+    /// How far it has come. Waiting: not sent yet. Sending: about to be sent. Sent. Unknown: it may have been sent, since the operator died or an answer was lost; it is not repeated.
     /// Expired: the deadline passed first. Rejected: it cannot be delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<EventPhase>,
@@ -150,10 +150,15 @@ pub struct OrchestrationEventStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<HubTime>,
 
-    /// ID of the instance or entity that it was sent to.
+    /// ID of the instance or entity that gets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub instance_id: Option<String>,
+
+    /// UID of the Orchestration that the event is for: it never goes to another one of the same name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub orchestration_uid: Option<String>,
 
     /// Conditions: Ready; Reconciling and Stalled only while true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -171,7 +176,7 @@ pub enum EventPhase {
     Sending,
     /// Sent.
     Sent,
-    /// The operator died while it was being sent.
+    /// It may have been sent: the operator died, or an answer was lost.
     Unknown,
     /// The deadline passed first.
     Expired,

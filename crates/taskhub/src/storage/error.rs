@@ -120,6 +120,16 @@ impl StorageError {
         self.kind() == StorageErrorKind::Throttled
     }
 
+    /// Of a call with a single try: the service has certainly not done what was asked, since it refused, or was never reached. After
+    /// anything else it may have done it, and only the answer was lost.
+    pub fn was_refused(&self) -> bool {
+        match &self.0.failure {
+            Failure::Response { status, .. } => ((400..500).contains(status) && *status != 408) || self.is_throttled(),
+            Failure::Unreachable(_) | Failure::Invalid(_) | Failure::Token { .. } | Failure::Held => true,
+            Failure::TooLarge(_) | Failure::Broken(_) | Failure::TimedOut(_) | Failure::Request(_) | Failure::Unreadable(_) => false,
+        }
+    }
+
     /// The credential is wrong, has expired, or does not allow this.
     pub fn is_authentication(&self) -> bool {
         matches!(self.kind(), StorageErrorKind::Authentication | StorageErrorKind::AccessDenied)
@@ -404,6 +414,22 @@ mod tests {
         ];
         for (status, code, expected) in cases {
             assert_eq!(kind(status, code), expected, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn only_an_answer_that_refuses_proves_that_nothing_was_done() {
+        let origin = Origin::new("queue.put", "q", "h");
+        let response = |status, code: &str| Failure::Response { status, code: Some(code.to_owned()), unauthenticated: false };
+        for refused in [response(403, ""), response(404, "QueueNotFound"), response(429, ""), response(503, "ServerBusy")] {
+            assert!(origin.failed(refused.clone()).was_refused(), "{refused:?}");
+        }
+        assert!(origin.failed(Failure::Unreachable(String::new())).was_refused());
+        for open in [response(408, ""), response(500, "OperationTimedOut"), response(503, ""), response(502, ""), response(302, "")] {
+            assert!(!origin.failed(open.clone()).was_refused(), "{open:?}");
+        }
+        for open in [Failure::Broken(String::new()), Failure::TimedOut(Duration::ZERO), Failure::Unreadable(String::new())] {
+            assert!(!origin.failed(open.clone()).was_refused(), "{open:?}");
         }
     }
 

@@ -127,7 +127,7 @@ impl Caller {
     /// Begins a call of `operation` (such as `queue.put`) on the thing of this name.
     pub(super) fn call(&self, operation: &'static str, target: &str) -> Call {
         let origin = Origin::new(operation, target, &self.host);
-        let progress = Progress { operation, limit: RESPONSE_LIMIT, last: Arc::default() };
+        let progress = Progress { operation, limit: RESPONSE_LIMIT, once: false, last: Arc::default() };
         Call { origin, total_timeout: self.total_timeout, progress }
     }
 }
@@ -148,6 +148,7 @@ pub(super) struct Call {
 struct Progress {
     operation: &'static str,
     limit: usize,
+    once: bool,
     last: Arc<Mutex<Option<Failure>>>,
 }
 
@@ -155,6 +156,12 @@ impl Call {
     /// Bounds each response of this call to `limit` bytes.
     pub(super) fn limit(mut self, limit: usize) -> Call {
         self.progress.limit = limit;
+        self
+    }
+
+    /// Does not repeat a try that failed, whatever it met: for what would be done twice if only the answer was lost.
+    pub(super) fn once(mut self) -> Call {
+        self.progress.once = true;
         self
     }
 
@@ -248,7 +255,12 @@ impl Policy for BoundedTransport {
                 (Err(failure), _) => Some(failure.clone()),
                 _ => None,
             };
-            *progress.last.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+            *progress.last.lock().unwrap_or_else(PoisonError::into_inner) = failure.clone();
+            if let Some(failure) = failure.filter(|_| progress.once) {
+                // The retry policy passes on what is of no kind that it knows; answers it would judge by their status.
+                let text = failure.to_string();
+                return Err(azure_core::Error::with_error(ErrorKind::Other, failure, text));
+            }
         }
         // The kind decides on the retry; the text must hold no URL, as the pipeline logs it.
         outcome.map_err(|failure| {

@@ -162,21 +162,16 @@ impl Queue {
     /// After an error in transport the message may have been put, and a retry may have put it twice.
     pub async fn put(&self, text: &str, visible_after: Duration) -> Result<SentMessage, StorageError> {
         let (call, client) = self.begin("queue.put")?;
-        let content = content(&call, text)?;
-        let seconds = whole_seconds(&call, visible_after)?;
-        let options = QueueClientSendMessageOptions {
-            message_time_to_live: Some(-1),
-            visibility_timeout: (seconds > 0).then_some(seconds),
-            method_options: call.options(),
-            ..QueueClientSendMessageOptions::default()
-        };
-        let content = content.try_into().map_err(|error| call.origin.error(error))?;
-        let response = call.run(client.send_message(content, Some(options))).await?;
-        let sent = response.into_model().and_then(|list| list.into_message()).map_err(|error| call.origin.error(error))?;
-        match (sent.message_id, sent.pop_receipt) {
-            (Some(id), Some(pop_receipt)) => Ok(SentMessage { id, pop_receipt }),
-            _ => Err(call.origin.unexpected("the answer names no message")),
-        }
+        put(call, &client, text, visible_after).await
+    }
+
+    /// As [`Queue::put`], with a single try: a message whose answer alone was lost would be put twice by another one.
+    ///
+    /// # Errors
+    /// As [`Queue::put`]; unless [`StorageError::was_refused`], the message may have been put.
+    pub async fn put_once(&self, text: &str, visible_after: Duration) -> Result<SentMessage, StorageError> {
+        let (call, client) = self.begin("queue.put")?;
+        put(call.once(), &client, text, visible_after).await
     }
 
     /// Takes up to `max` messages (1 to 32) and hides them from others for `visibility`, rounded up to seconds, at least one.
@@ -290,6 +285,24 @@ impl Queue {
         }
         let client = self.service.client.queue_client(&self.name).map_err(|error| call.origin.error(error))?;
         Ok((call, client))
+    }
+}
+
+async fn put(call: Call, client: &QueueClient, text: &str, visible_after: Duration) -> Result<SentMessage, StorageError> {
+    let content = content(&call, text)?;
+    let seconds = whole_seconds(&call, visible_after)?;
+    let options = QueueClientSendMessageOptions {
+        message_time_to_live: Some(-1),
+        visibility_timeout: (seconds > 0).then_some(seconds),
+        method_options: call.options(),
+        ..QueueClientSendMessageOptions::default()
+    };
+    let content = content.try_into().map_err(|error| call.origin.error(error))?;
+    let response = call.run(client.send_message(content, Some(options))).await?;
+    let sent = response.into_model().and_then(|list| list.into_message()).map_err(|error| call.origin.error(error))?;
+    match (sent.message_id, sent.pop_receipt) {
+        (Some(id), Some(pop_receipt)) => Ok(SentMessage { id, pop_receipt }),
+        _ => Err(call.origin.unexpected("the answer names no message")),
     }
 }
 

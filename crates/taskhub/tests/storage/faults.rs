@@ -158,6 +158,22 @@ async fn a_broken_connection_is_retried_and_then_unreachable() {
 }
 
 #[tokio::test]
+async fn what_would_be_done_twice_is_tried_once() {
+    const OOPS: &str = "HTTP/1.1 500 Oops\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    for (fault, kind, refused) in [
+        (Fault::Close, StorageErrorKind::Unreachable, false),
+        (Fault::Answer(OOPS), StorageErrorKind::Server, false),
+        (Fault::Answer(BUSY), StorageErrorKind::Throttled, true),
+    ] {
+        let (port, requests) = serve(fault).await;
+        let (storage, recorder) = storage(port, |_| {});
+        let error = storage.queue("queue").put_once("x", Duration::ZERO).await.unwrap_err();
+        assert_eq!((error.kind(), error.was_refused()), (kind, refused), "{error}");
+        assert_eq!((recorder.take().len(), requests.lock().unwrap().len()), (1, 1), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn each_try_is_signed_anew_and_a_pause_heals() {
     let (port, requests) = serve(Fault::Twice503).await;
     let (storage, recorder) = storage(port, |_| {});
