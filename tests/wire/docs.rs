@@ -138,9 +138,10 @@ fn what_readme_and_docs_link_to_is_there() {
 fn troubleshooting_explains_every_reason() {
     let page = read(&root().join("docs/troubleshooting.md"));
     let mut files = vec![root().join("src/connection.rs")];
-    for folder in ["src/controllers/orchestration", "src/controllers/orchestration_event", "src/controllers/task_hub"] {
+    let folders = ["orchestration", "orchestration/act", "orchestration_event", "task_hub"];
+    for folder in folders.map(|folder| format!("src/controllers/{folder}")) {
         let found = std::fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
-        files.extend(found.filter(|file| !file.to_string_lossy().ends_with("_tests.rs")));
+        files.extend(found.filter(|file| file.is_file() && !file.to_string_lossy().ends_with("_tests.rs")));
     }
     let mut seen = 0;
     for file in files {
@@ -212,7 +213,11 @@ fn reasons(source: &str) -> Vec<String> {
             word.len() > 3 && word.starts_with(|first: char| first.is_ascii_uppercase()) && word.chars().all(|c| c.is_ascii_alphabetic());
         let line = source[..at].rfind('\n').map_or(&source[..at], |end| &source[end + 1..at]);
         let before = source[..at].trim_end();
-        if is_word && (BEFORE.iter().any(|call| line.contains(call) || before.ends_with(call.trim_end())) || line.trim() == "(") {
+        // What the operator was doing is no reason.
+        if is_word
+            && !before.ends_with("action:")
+            && (BEFORE.iter().any(|call| line.contains(call) || before.ends_with(call.trim_end())) || line.trim() == "(")
+        {
             found.push(word.to_owned());
         }
     }

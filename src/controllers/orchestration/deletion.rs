@@ -28,9 +28,6 @@ use crate::controllers::status::STALE_AGAIN_AFTER;
 use crate::crash_points::{self, at};
 use crate::hubs::ReadyHub;
 
-/// What the operator does, in Events.
-const ACTION: &str = "Delete";
-
 /// How often the end of an instance is looked for.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -55,7 +52,7 @@ impl Orchestrations {
             (Duty::None, _) => self.release(subject, newest).await,
             (Duty::GiveUp(why), _) => {
                 self.metrics.given_up.inc();
-                let notice = Notice { is_warning: true, reason: "DeletionGivenUp", action: ACTION, note: why };
+                let notice = Notice { is_warning: true, reason: "DeletionGivenUp", action: "Delete", note: why };
                 self.events.publish(&subject.object, notice).await;
                 self.release(subject, newest).await
             }
