@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use durable_bed::guard::Process;
 use durable_operator::api::v1alpha1::{OrchestrationStatus, RewindResult};
 use durable_taskhub::Instance;
+use durable_taskhub::message::{Decoded, Message};
 use durable_taskhub::names::{InstanceId, escape_key};
 use durable_taskhub::start::StartRequest;
 use durable_taskhub::storage::{Query, Queue, quote};
@@ -24,8 +25,10 @@ impl World {
     /// `kubectl patch` of some of the spec of these objects.
     pub(super) fn wish_all(&self, names: &[&str], spec: &Value) {
         let patch = json!({"spec": spec}).to_string();
-        let arguments = ["patch", "orchestration"].iter().chain(names).chain(&["--type=merge", "--patch", &patch]);
-        self.kubectl(&arguments.copied().collect::<Vec<_>>());
+        let mut arguments = vec!["patch", "orchestration"];
+        arguments.extend(names);
+        arguments.extend(["--type=merge", "--patch", &patch]);
+        self.kubectl(&arguments);
     }
 
     /// The same of one.
@@ -141,9 +144,8 @@ impl World {
 
 /// The kind of event in a message, by its `$type`.
 fn decoded(text: &str) -> String {
-    use base64::Engine;
-    let bytes = base64::engine::general_purpose::STANDARD.decode(text).map_or_else(|_| text.as_bytes().to_vec(), |bytes| bytes);
-    let message: Value = serde_json::from_slice(&bytes).unwrap();
+    let Decoded::Message(message) = Message::decode(text).unwrap() else { panic!("a wrapper: {text}") };
+    let message: Value = serde_json::from_str(&message.to_json()).unwrap();
     let kind = message["TaskMessage"]["Event"]["$type"].as_str().unwrap();
     kind.rsplit('.').next().unwrap().to_owned()
 }
