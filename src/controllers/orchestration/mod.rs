@@ -187,8 +187,14 @@ impl Orchestrations {
             }
             Decision::Rewind => return self.rewind(subject, hub()?, newest).await,
             Decision::Show(instance) => Outcome::Row(act::row(hub()?, Some(wish()?), instance).await?, Change::Keep),
-            Decision::Replaced(instance) => Outcome::Replaced { owner: owner_of(wish()?, &instance) },
-            Decision::Missing => Outcome::Missing,
+            Decision::Replaced(instance) => {
+                control::give_up(hub()?, wish()?, subject.status.pending.as_ref()).await?;
+                Outcome::Replaced { owner: owner_of(wish()?, &instance) }
+            }
+            Decision::Missing => {
+                control::give_up(hub()?, wish()?, subject.status.pending.as_ref()).await?;
+                Outcome::Missing
+            }
         };
         self.report(subject, outcome, newest).await
     }
