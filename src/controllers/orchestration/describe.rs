@@ -234,6 +234,8 @@ fn consume_token(status: &mut OrchestrationStatus, outcome: &Outcome, about: &Ab
             (RewindResult::Rejected, "the run was terminated, and only a run that failed can be rewound")
         }
         (Outcome::Unchanged, None) => (RewindResult::Rejected, "there is no instance to rewind"),
+        // Settled without an end: the instance is gone.
+        (Outcome::Unchanged, Some(known)) if !is_terminal(known) => (RewindResult::Rejected, "the instance is no longer in the task hub"),
         // Nothing is known yet of an instance that is there.
         (Outcome::Held(_), Some(_)) => return,
         _ => (RewindResult::NotNeeded, "the instance had not failed"),
@@ -259,10 +261,11 @@ fn unchanged(before: &OrchestrationStatus, after: &OrchestrationStatus, about: &
     }
     let adopted = says::is_adopted(before);
     let started = says::started_as_before(&before.conditions);
-    match (before.runtime_status, conditions::reason(&before.conditions, conditions::FAILED)) {
-        (_, Some("InstanceMissing")) => Some(says::missing(adopted, wish.desired())),
-        (Some(RuntimeStatus::Failed), _) => Some(says::run_failed(wish, after, adopted)),
-        (None, _) | (Some(RuntimeStatus::Terminated), _) => {
+    match before.runtime_status {
+        // Settled without an end: the instance is gone, which also is what somebody had asked for, and may not ask for any more.
+        Some(known) if !is_terminal(known) => Some(says::missing(adopted, wish.desired())),
+        Some(RuntimeStatus::Failed) => Some(says::run_failed(wish, after, adopted)),
+        None | Some(RuntimeStatus::Terminated) => {
             let ended = match says::ended_before(before) {
                 Some(Ended::ByDeadline) => Ended::ByDeadline,
                 // Whoever ended it: another state is asked for now, and cannot be had.
