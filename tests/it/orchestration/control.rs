@@ -46,10 +46,12 @@ async fn each_action_arrives_once_with_its_reason_and_is_told() {
     assert_eq!(world.row("run").await.text("Output"), Some("urn:done "));
     Runs::at_rest(&world).await;
     assert_eq!(world.steered("run").await, [1, 1, 1]);
-    world.told("run", &["Resuming", "Suspending", "Terminating"]).await;
+    world.events_are("run", &["Resuming", "Suspending", "Terminating"]).await;
 
     // The end has overwritten what a resume left in the row; and the other way round a reason is no output (5.14, 5.15).
-    world.run("ends", "Approval", json!({"desiredState": "Suspended", "reason": "not an output"}));
+    world.run("ends", "Approval", json!({"reason": "not an output"}));
+    world.reason("ends", "Running").await;
+    world.wish("ends", &json!({"desiredState": "Suspended"}));
     world.reason("ends", "Suspended").await;
     world.hub().await.raise_event("ends", "Approval", None).await.unwrap();
     world.wish("ends", &json!({"desiredState": "Running"}));
@@ -79,7 +81,7 @@ async fn an_action_costs_four_writes_and_a_wish_that_is_met_none() {
         if event == "Resuming" {
             expected.push("Suspending");
         }
-        world.told("run", &expected).await;
+        world.events_are("run", &expected).await;
         let grown = growth(&before, &writes(&operator.api_writes().await));
         let count = |what: &str| grown.iter().filter(|(labels, _)| labels.contains(what)).map(|(_, count)| count).sum::<u64>();
         // The record, the message's receipt, the effect.

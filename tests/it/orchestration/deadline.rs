@@ -14,11 +14,14 @@ async fn a_run_beyond_its_deadline_is_terminated_and_says_why() {
     let _operator = world.operator().await;
     world.quick_hub().await;
     world.run("late", "Approval", json!({"activeDeadlineSeconds": 1, "reason": "not this one"}));
-    world.run("suspended", "Approval", json!({"activeDeadlineSeconds": 3, "desiredState": "Suspended"}));
+    world.run("suspended", "Approval", json!({"activeDeadlineSeconds": 6}));
     world.run("in-time", "Echo", json!({"activeDeadlineSeconds": 60}));
     world.run("later", "Approval", json!({}));
-    world.run("asked", "Approval", json!({"activeDeadlineSeconds": 3600, "desiredState": "Terminated"}));
-    world.reason("later", "Running").await;
+    world.run("asked", "Approval", json!({"activeDeadlineSeconds": 3600}));
+    world.all(&["suspended", "later", "asked"], "Running").await;
+    world.wish("suspended", &json!({"desiredState": "Suspended"}));
+    world.wish("asked", &json!({"desiredState": "Terminated"}));
+    world.reason("suspended", "Suspended").await;
     world.wish("later", &json!({"activeDeadlineSeconds": 1}));
     for name in ["late", "suspended", "later"] {
         let status = world.reason(name, "DeadlineExceeded").await;
@@ -32,7 +35,7 @@ async fn a_run_beyond_its_deadline_is_terminated_and_says_why() {
         assert_eq!((instance.text("RuntimeStatus"), instance.text("Output")), (Some("Terminated"), Some(why.as_str())));
         assert_eq!(world.steered(name).await[2], 1, "{name}");
     }
-    world.told("late", &["DeadlineExceeded", "Terminating"]).await;
+    world.events_are("late", &["DeadlineExceeded", "Terminating"]).await;
     assert_eq!(find(&world.reason("in-time", "Completed").await, "Failed"), None);
     assert_eq!(said(&world.reason("asked", "Terminated").await)[0], "Ready=True Terminated");
 
@@ -48,7 +51,7 @@ async fn a_run_beyond_its_deadline_is_terminated_and_says_why() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_eternal_run_is_ready_once_it_has_started() {
     let world = World::new("deadline_eternal").await;
-    let operator = world.operator().await;
+    let _operator = world.operator().await;
     world.quick_hub().await;
     world.run("counts", "Counter", json!({"readyWhen": "Started", "input": {"value": 5}}));
     let waiting = world.reason("counts", "Enqueued").await;
@@ -83,12 +86,11 @@ async fn an_eternal_run_is_ready_once_it_has_started() {
     world.reason("counts", "Started").await;
     world.wish("counts", &json!({"desiredState": "Terminated"}));
     world.reason("counts", "Terminated").await;
-    world.told("counts", &["Resuming", "SuspendedByOther", "Suspending", "Terminating"]).await;
+    world.events_are("counts", &["Resuming", "SuspendedByOther", "Suspending", "Terminating"]).await;
 
     world.run("stops", "Counter", json!({"readyWhen": "Started"}));
     world.reason("stops", "Started").await;
     world.hub().await.raise_event("stops", "stop", None).await.unwrap();
     let completed = world.reason("stops", "Completed").await;
     assert_eq!(said(&completed), ["Ready=True Completed", "Started=True Started", "Complete=True Completed"]);
-    drop(operator);
 }

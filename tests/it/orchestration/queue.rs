@@ -74,7 +74,7 @@ async fn a_message_that_waits_is_withdrawn_when_something_else_is_wished() {
     let status = world.handled("run").await;
     assert_eq!(find(&status, "Ready").unwrap().reason, "Running");
     assert_eq!(Runs::read(&world).await.messages(), 0);
-    world.told("run", &["Suspending", "Terminating"]).await;
+    world.events_are("run", &["Suspending", "Terminating"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -63,7 +63,7 @@ impl World {
     }
 
     /// The reasons of the Events about an object, sorted, once there are as many as expected.
-    pub(super) async fn told(&self, name: &str, expected: &[&str]) {
+    pub(super) async fn events_are(&self, name: &str, expected: &[&str]) {
         let selector = format!("regarding.name={name}");
         let arguments = ["get", "events.events.k8s.io", "--field-selector", &selector, "--output=jsonpath={.items[*].reason}"];
         eventually(&format!("the Events of {name} are {expected:?}"), async || {

@@ -190,7 +190,7 @@ async fn what_runs_and_what_is_suspended() {
     world.wish("other-suspended", &running());
     world.reason("other-suspended", "Running").await;
     assert_eq!(world.steered("other-suspended").await, [1, 1, 0]);
-    world.told("other-suspended", &["Resuming", "SuspendedByOther"]).await;
+    world.events_are("other-suspended", &["Resuming", "SuspendedByOther"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -205,8 +205,9 @@ async fn what_is_over_is_final() {
     let by_other = ["killed-running", "killed-suspended", "killed-terminated", "killed-rewound"];
     completed.iter().for_each(|name| world.run(name, "Echo", json!({"input": {"value": 1}})));
     failed.iter().for_each(|name| world.run(name, "Fail", json!({})));
-    by_us.iter().for_each(|name| world.run(name, "Approval", terminated()));
-    by_other.iter().for_each(|name| world.run(name, "Approval", json!({})));
+    by_us.iter().chain(&by_other).for_each(|name| world.run(name, "Approval", json!({})));
+    world.all(&by_us, "Running").await;
+    world.wish_all(&by_us, &terminated());
     world.all(&by_other, "Running").await;
     for name in by_other {
         world.hub().await.terminate(name, Some("by hand")).await.unwrap();
@@ -242,18 +243,18 @@ async fn what_is_over_is_final() {
                 "Stalled=True OrchestrationFailed",
             ],
         );
-        world.told(name, &["OrchestrationFailed", "TooLate"]).await;
+        world.events_are(name, &["OrchestrationFailed", "TooLate"]).await;
     }
     world.rewind_is("completed-rewound", Some("once"), RewindResult::NotNeeded).await;
-    world.told("completed-suspended", &["TooLate"]).await;
-    world.told("completed-terminated", &["TooLate"]).await;
-    world.told("completed-rewound", &[]).await;
+    world.events_are("completed-suspended", &["TooLate"]).await;
+    world.events_are("completed-terminated", &["TooLate"]).await;
+    world.events_are("completed-rewound", &[]).await;
     for name in ["terminated-running", "terminated-suspended", "killed-suspended"] {
         let status = world.reason(name, "AlreadyTerminated").await;
         is(&status, &["Ready=False AlreadyTerminated", "Started=True Started", "Failed=True Terminated", "Stalled=True AlreadyTerminated"]);
         assert!(find(&status, "Ready").unwrap().message.contains("apply a new object"));
     }
-    world.told("terminated-running", &["AlreadyTerminated", "Terminating"]).await;
+    world.events_are("terminated-running", &["AlreadyTerminated", "Terminating"]).await;
     for name in ["terminated-terminated", "killed-terminated"] {
         is(&world.handled(name).await, &["Ready=True Terminated", "Started=True Started", "Complete=True Terminated"]);
     }
@@ -321,6 +322,9 @@ async fn what_is_missing_or_replaced() {
     for name in ["missing-rewound", "replaced-rewound"] {
         world.rewind_is(name, Some("once"), RewindResult::Rejected).await;
     }
+    // It was gone as it was asked for; asked to run, it is missing.
+    world.wish("missing-terminated", &running());
+    is(&world.reason("missing-terminated", "InstanceMissing").await, &gone);
     assert_eq!(hub_rows(&world).await, before, "hands off");
     assert_eq!(Runs::read(&world).await.messages(), 0);
 }
