@@ -53,8 +53,9 @@ pub enum Outcome {
     },
     /// The row of the object's instance, and what was done to it.
     Row(Row, Change),
-    /// A rewind is about to begin.
-    Rewinding(Pending),
+    /// A rewind of the run that ended then is about to begin. The object may not have shown that end yet, and after a crash a
+    /// later one is told from it.
+    Rewinding(Pending, Option<Time>),
     /// A rewind came to its end.
     Rewound(RewindResult, String),
     /// The ID is taken by another run.
@@ -161,8 +162,9 @@ pub fn describe(before: &OrchestrationStatus, outcome: &Outcome, about: &About<'
             };
             says::row(wish, before, &status, row, about.now)
         }
-        Outcome::Rewinding(pending) => {
+        Outcome::Rewinding(pending, ended) => {
             status.pending = Some(pending.clone());
+            status.completed_time = ended.map(HubTime);
             status.settled = false;
             says::rewinding(adopted)
         }
@@ -220,7 +222,7 @@ fn consume_token(status: &mut OrchestrationStatus, outcome: &Outcome, about: &Ab
         return;
     }
     let known = match outcome {
-        Outcome::Rewinding(_) | Outcome::Rewound(..) => return,
+        Outcome::Rewinding(..) | Outcome::Rewound(..) => return,
         Outcome::Row(row, _) => Some(row.status),
         _ => status.runtime_status,
     };

@@ -237,13 +237,14 @@ impl Orchestrations {
     async fn rewind(&self, subject: Subject, hub: &ReadyHub, newest: &Newest<Orchestration>) -> Result<Step, Failure> {
         let wish = subject.wish.clone().map_err(|_| Failure::of("spec_unreadable"))?;
         let recorded = decide::is_rewinding(&subject.status);
-        if let Standing::Over(result, message) = rewind::standing(hub, &wish, &subject.status, recorded).await? {
-            return self.report(subject, Outcome::Rewound(result, message), newest).await;
-        }
+        let ended = match rewind::standing(hub, &wish, &subject.status, recorded).await? {
+            Standing::Over(result, message) => return self.report(subject, Outcome::Rewound(result, message), newest).await,
+            Standing::Open { ended } => ended,
+        };
         let subject = if recorded {
             subject
         } else {
-            let outcome = Outcome::Rewinding(control::record(Action::Rewind, Time::now()));
+            let outcome = Outcome::Rewinding(control::record(Action::Rewind, Time::now()), ended);
             let Step::Done(subject, _) = self.report(subject, outcome, newest).await? else { return Ok(Step::Stale) };
             crash_points::reached(at::REWIND_RECORDED);
             subject
