@@ -371,6 +371,10 @@ impl Orchestrations {
         if let Some(hub) = &subject.hub {
             self.hubs.record(hub, subject.object.uid(), Some(standing(&subject.status)));
         }
+        if let (Some(Outcome::Rewound(..)), Some(hub)) = (outcome, &subject.hub) {
+            // What was seen before the rewind, the failure, says nothing of the run that goes on.
+            self.poller.unsubscribe(hub, subject.object.uid());
+        }
         self.follow(subject, !before.accepted && is_accepted(&subject.status), before.at_once);
         match self.expiry(subject, now) {
             Expiry::Now => {
