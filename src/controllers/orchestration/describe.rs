@@ -179,6 +179,11 @@ pub fn describe(before: &OrchestrationStatus, outcome: &Outcome, about: &About<'
                     (status.completed_time, status.output, status.output_ref, status.failure) = (None, None, None, None);
                     says::rewinding(adopted)
                 }
+                // The object has not shown the end yet: the row, read next, says what it was.
+                (_, Some(_)) if before.runtime_status != Some(RuntimeStatus::Failed) => {
+                    status.settled = false;
+                    says::rewinding(adopted)
+                }
                 (_, Some(wish)) => {
                     status.settled = true;
                     says::run_failed(wish, &status, adopted)
