@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use durable_operator::api::v1alpha1::RewindResult;
+use durable_bed::binaries;
+use durable_bed::guard::Signal;
+use durable_operator::api::v1alpha1::{Action, RewindResult, RuntimeStatus};
+use durable_operator::crash_points::at;
 use durable_taskhub::Time;
 use durable_taskhub::names::escape_key;
 use durable_taskhub::storage::{Condition, Entity};
@@ -10,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{find, said};
 use crate::support::runs::Runs;
-use crate::support::{World, eventually};
+use crate::support::{PATIENCE, World, eventually};
 
 const FAILED: &str = "OrchestrationFailed";
 
@@ -253,4 +256,54 @@ async fn a_rewind_that_another_client_left_half_done_is_finished() {
     let status = world.reason("half", "Completed").await;
     let output: Value = serde_json::from_str(status.output.unwrap().text()).unwrap();
     assert_eq!(output, json!(["Hello before!", "healed half", "Hello after!"]));
+}
+
+/// The end is first seen with the wish to rewind it: what was seen before the rewind does not count after it, and after a
+/// crash the end that the rewind was for is told from a new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_that_nobody_saw_is_rewound_also_after_a_crash() {
+    let world = World::new("rewind_unseen").await;
+    let program = binaries::operator_with_crash_points().unwrap();
+    let mut operator = world.operator().await;
+    world.quick_hub().await;
+    let names = ["unseen", "cut-off"];
+    for name in names {
+        world.run(name, "Flaky", json!({}));
+    }
+    world.run("refused", "ParentChild", json!({}));
+    world.all(&["unseen", "cut-off", "refused"], "Enqueued").await;
+    operator.process.signal(Signal::Kill);
+    operator.process.wait(PATIENCE).unwrap();
+    let (_worker, markers) = world.worker_and_markers().await;
+    for name in names {
+        world.row_is(name, "Failed").await;
+        std::fs::write(markers.join(name), "").unwrap();
+    }
+    world.row_is("refused", "Failed").await;
+    world.hub().await.purge("refused-child", false).await.unwrap();
+    world.wish_all(&["unseen", "refused", "cut-off"], &token("t"));
+    // The operator that dies sees one of them only.
+    for name in ["unseen", "refused"] {
+        world.annotate(&format!("orchestration/{name}"), "durable-operator.dev/paused=true");
+    }
+    let mut operator = world.start_operator(&program, &[("DURABLE_CRASH_AT", at::REWIND_RECORDED)]);
+    eventually("the operator dies", async || operator.process.ended().ok_or_else(|| "it runs".to_owned())).await;
+    let pending = world.status("cut-off").await.pending.unwrap();
+    assert_eq!(pending.action, Action::Rewind);
+    for name in ["unseen", "refused"] {
+        world.annotate(&format!("orchestration/{name}"), "durable-operator.dev/paused-");
+    }
+    let _operator = world.operator().await;
+    for name in names {
+        let status = world.reason(name, "Completed").await;
+        world.rewind_is(name, Some("t"), RewindResult::Succeeded).await;
+        let output: Value = serde_json::from_str(status.output.unwrap().text()).unwrap();
+        assert_eq!(output[1], json!(format!("healed {name}")));
+        world.without_finalizer(name).await;
+    }
+    // Also if it is refused, the end is shown.
+    let status = world.reason("refused", "RewindRejected").await;
+    assert!(status.settled && status.failure.is_some() && status.runtime_status == Some(RuntimeStatus::Failed), "{status:?}");
+    world.wish("refused", &json!({"desiredState": "Running"}));
+    world.reason("refused", FAILED).await;
 }
