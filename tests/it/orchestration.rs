@@ -1,8 +1,14 @@
 //! One run from `kubectl apply` to its end, and whatever may happen to it on the way.
 
+mod control;
+mod deadline;
 mod disturbance;
 mod identity;
 mod observed;
+mod queue;
+mod rewind;
+mod steering;
+mod table;
 mod values;
 mod waiting;
 

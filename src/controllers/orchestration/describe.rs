@@ -53,8 +53,9 @@ pub enum Outcome {
     },
     /// The row of the object's instance, and what was done to it.
     Row(Row, Change),
-    /// A rewind is about to begin.
-    Rewinding(Pending),
+    /// A rewind of the run that ended then is about to begin. The object may not have shown that end yet, and after a crash a
+    /// later one is told from it.
+    Rewinding(Pending, Option<Time>),
     /// A rewind came to its end.
     Rewound(RewindResult, String),
     /// The ID is taken by another run.
@@ -161,8 +162,9 @@ pub fn describe(before: &OrchestrationStatus, outcome: &Outcome, about: &About<'
             };
             says::row(wish, before, &status, row, about.now)
         }
-        Outcome::Rewinding(pending) => {
+        Outcome::Rewinding(pending, ended) => {
             status.pending = Some(pending.clone());
+            status.completed_time = ended.map(HubTime);
             status.settled = false;
             says::rewinding(adopted)
         }
@@ -175,6 +177,11 @@ pub fn describe(before: &OrchestrationStatus, outcome: &Outcome, about: &About<'
                     status.runtime_status = Some(RuntimeStatus::Pending);
                     status.settled = false;
                     (status.completed_time, status.output, status.output_ref, status.failure) = (None, None, None, None);
+                    says::rewinding(adopted)
+                }
+                // The object has not shown the end yet: the row, read next, says what it was.
+                (_, Some(_)) if before.runtime_status != Some(RuntimeStatus::Failed) => {
+                    status.settled = false;
                     says::rewinding(adopted)
                 }
                 (_, Some(wish)) => {
@@ -220,7 +227,7 @@ fn consume_token(status: &mut OrchestrationStatus, outcome: &Outcome, about: &Ab
         return;
     }
     let known = match outcome {
-        Outcome::Rewinding(_) | Outcome::Rewound(..) => return,
+        Outcome::Rewinding(..) | Outcome::Rewound(..) => return,
         Outcome::Row(row, _) => Some(row.status),
         _ => status.runtime_status,
     };
@@ -234,6 +241,8 @@ fn consume_token(status: &mut OrchestrationStatus, outcome: &Outcome, about: &Ab
             (RewindResult::Rejected, "the run was terminated, and only a run that failed can be rewound")
         }
         (Outcome::Unchanged, None) => (RewindResult::Rejected, "there is no instance to rewind"),
+        // Settled without an end: the instance is gone.
+        (Outcome::Unchanged, Some(known)) if !is_terminal(known) => (RewindResult::Rejected, "the instance is no longer in the task hub"),
         // Nothing is known yet of an instance that is there.
         (Outcome::Held(_), Some(_)) => return,
         _ => (RewindResult::NotNeeded, "the instance had not failed"),
@@ -259,10 +268,11 @@ fn unchanged(before: &OrchestrationStatus, after: &OrchestrationStatus, about: &
     }
     let adopted = says::is_adopted(before);
     let started = says::started_as_before(&before.conditions);
-    match (before.runtime_status, conditions::reason(&before.conditions, conditions::FAILED)) {
-        (_, Some("InstanceMissing")) => Some(says::missing(adopted, wish.desired())),
-        (Some(RuntimeStatus::Failed), _) => Some(says::run_failed(wish, after, adopted)),
-        (None, _) | (Some(RuntimeStatus::Terminated), _) => {
+    match before.runtime_status {
+        // Settled without an end: the instance is gone, which also is what somebody had asked for, and may not ask for any more.
+        Some(known) if !is_terminal(known) => Some(says::missing(adopted, wish.desired())),
+        Some(RuntimeStatus::Failed) => Some(says::run_failed(wish, after, adopted)),
+        None | Some(RuntimeStatus::Terminated) => {
             let ended = match says::ended_before(before) {
                 Some(Ended::ByDeadline) => Ended::ByDeadline,
                 // Whoever ended it: another state is asked for now, and cannot be had.

@@ -373,7 +373,7 @@ fn a_token_is_used_up_at_whatever_moment_it_arrives() {
         ["Ready=False RewindRejected", "Started=True Started", "Failed=True OrchestrationFailed", "Stalled=True RewindRejected"]
     );
     assert!(rejected.conditions[0].message.contains("timers"));
-    let rewinding = describe(&failed, &Outcome::Rewinding(pending(Action::Rewind, Phase::Issued)), &about(&wish, 1));
+    let rewinding = describe(&failed, &Outcome::Rewinding(pending(Action::Rewind, Phase::Issued), Some(now())), &about(&wish, 1));
     assert_eq!(said(&rewinding), ["Ready=False Rewinding", "Started=True Started", "Reconciling=True Rewinding"]);
     assert!(!rewinding.settled);
     let rewound = describe(&rewinding, &Outcome::Rewound(RewindResult::Succeeded, String::new()), &about(&wish, 1));

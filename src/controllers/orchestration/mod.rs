@@ -188,8 +188,14 @@ impl Orchestrations {
             }
             Decision::Rewind => return self.rewind(subject, hub()?, newest).await,
             Decision::Show(instance) => Outcome::Row(act::row(hub()?, Some(wish()?), instance).await?, Change::Keep),
-            Decision::Replaced(instance) => Outcome::Replaced { owner: owner_of(wish()?, &instance) },
-            Decision::Missing => Outcome::Missing,
+            Decision::Replaced(instance) => {
+                control::give_up(hub()?, wish()?, subject.status.pending.as_ref()).await?;
+                Outcome::Replaced { owner: owner_of(wish()?, &instance) }
+            }
+            Decision::Missing => {
+                control::give_up(hub()?, wish()?, subject.status.pending.as_ref()).await?;
+                Outcome::Missing
+            }
         };
         self.report(subject, outcome, newest).await
     }
@@ -232,13 +238,14 @@ impl Orchestrations {
     async fn rewind(&self, subject: Subject, hub: &ReadyHub, newest: &Newest<Orchestration>) -> Result<Step, Failure> {
         let wish = subject.wish.clone().map_err(|_| Failure::of("spec_unreadable"))?;
         let recorded = decide::is_rewinding(&subject.status);
-        if let Standing::Over(result, message) = rewind::standing(hub, &wish, &subject.status, recorded).await? {
-            return self.report(subject, Outcome::Rewound(result, message), newest).await;
-        }
+        let ended = match rewind::standing(hub, &wish, &subject.status, recorded).await? {
+            Standing::Over(result, message) => return self.report(subject, Outcome::Rewound(result, message), newest).await,
+            Standing::Open { ended } => ended,
+        };
         let subject = if recorded {
             subject
         } else {
-            let outcome = Outcome::Rewinding(control::record(Action::Rewind, Time::now()));
+            let outcome = Outcome::Rewinding(control::record(Action::Rewind, Time::now()), ended);
             let Step::Done(subject, _) = self.report(subject, outcome, newest).await? else { return Ok(Step::Stale) };
             crash_points::reached(at::REWIND_RECORDED);
             subject
@@ -364,6 +371,10 @@ impl Orchestrations {
         let now = Time::now();
         if let Some(hub) = &subject.hub {
             self.hubs.record(hub, subject.object.uid(), Some(standing(&subject.status)));
+        }
+        if let (Some(Outcome::Rewound(..)), Some(hub)) = (outcome, &subject.hub) {
+            // What was seen before the rewind, the failure, says nothing of the run that goes on.
+            self.poller.unsubscribe(hub, subject.object.uid());
         }
         self.follow(subject, !before.accepted && is_accepted(&subject.status), before.at_once);
         match self.expiry(subject, now) {

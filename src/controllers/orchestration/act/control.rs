@@ -85,7 +85,7 @@ async fn read_again(hub: &ReadyHub, wish: &Wish, instance: Arc<Instance>, change
 
 /// Takes the message back, since something else is asked for.
 pub async fn withdraw(hub: &ReadyHub, wish: &Wish, pending: &Pending, instance: Arc<Instance>) -> Result<Outcome, Failure> {
-    let change = if take_back(hub, pending, &instance).await? {
+    let change = if take_back(hub, pending, &instance.id).await? {
         Change::Clear
     } else {
         Change::Set(Pending { phase: Phase::Taken, ..pending.clone() })
@@ -95,11 +95,22 @@ pub async fn withdraw(hub: &ReadyHub, wish: &Wish, pending: &Pending, instance: 
 }
 
 /// True if the message was in its queue, and is not any more.
-pub async fn take_back(hub: &ReadyHub, pending: &Pending, instance: &Instance) -> Result<bool, Failure> {
+async fn take_back(hub: &ReadyHub, pending: &Pending, instance_id: &str) -> Result<bool, Failure> {
     match (&pending.message_id, &pending.pop_receipt) {
-        (Some(id), Some(receipt)) => hub.client.withdraw(&instance.id, id, receipt).await.map_err(storage),
+        (Some(id), Some(receipt)) => hub.client.withdraw(instance_id, id, receipt).await.map_err(storage),
         _ => Ok(false),
     }
+}
+
+/// Takes back what is under way to an instance that is gone, or another client's now: a terminate without its row comes back
+/// every five minutes, and ends the next instance of that ID (engine-experiments.md 3.5, 5.17). One request, none without a message.
+pub async fn give_up(hub: &ReadyHub, wish: &Wish, pending: Option<&Pending>) -> Result<(), Failure> {
+    let Some(pending) = pending.filter(|pending| pending.message_id.is_some()) else { return Ok(()) };
+    let instance = wish.identity.instance_id.as_str();
+    if !take_back(hub, pending, instance).await? {
+        tracing::warn!(instance, action = ?pending.action, "the instance is gone or another's, and its message was taken by a worker, or withdrawn before");
+    }
+    Ok(())
 }
 
 /// What became of a message that was perhaps sent, or that shows no effect.
@@ -115,7 +126,7 @@ pub enum Resolved {
 /// Finds out. Two or three requests.
 pub async fn resolve(hub: &ReadyHub, pending: &Pending, wanted: bool, instance: Arc<Instance>) -> Result<Resolved, Failure> {
     let age = Time::now().since(pending.issued_at.0);
-    let withdrawn = pending.phase == Phase::Sent && take_back(hub, pending, &instance).await?;
+    let withdrawn = pending.phase == Phase::Sent && take_back(hub, pending, &instance.id).await?;
     let is_empty = withdrawn || hub.client.control_backlog(&instance.id).await.map_err(storage)? == 0;
     // Read after the queue: a worker deletes a message after the checkpoint that holds its effect.
     let found = hub.client.get_without_input(&instance.id, &[OWNER_COLUMN]).await.map_err(storage)?;

@@ -5,8 +5,8 @@
 //! the run it woke has failed again: the time of the end, which the status keeps
 //! as long as the record stands, tells the two apart.
 
-use durable_taskhub::RuntimeStatus;
 use durable_taskhub::rewind::{RewindError, RewindRefusal};
+use durable_taskhub::{RuntimeStatus, Time};
 
 use super::storage;
 use crate::api::v1alpha1::{OrchestrationStatus, RewindResult};
@@ -20,7 +20,10 @@ use crate::hubs::ReadyHub;
 /// How a rewind that may begin stands.
 pub enum Standing {
     /// It may begin, or go on.
-    Open,
+    Open {
+        /// When the run ended that is to be rewound.
+        ended: Option<Time>,
+    },
     /// It is over before it begins.
     Over(RewindResult, String),
 }
@@ -36,7 +39,11 @@ pub async fn standing(hub: &ReadyHub, wish: &Wish, status: &OrchestrationStatus,
     }
     let ended = status.completed_time.as_ref().map(|time| time.0);
     let failed_again = recorded && instance.runtime_status == RuntimeStatus::Failed && instance.completed_time != ended;
-    Ok(if failed_again { Standing::Over(RewindResult::Succeeded, String::new()) } else { Standing::Open })
+    Ok(if failed_again {
+        Standing::Over(RewindResult::Succeeded, String::new())
+    } else {
+        Standing::Open { ended: instance.completed_time }
+    })
 }
 
 /// Rewinds.
