@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
+use durable_bed::control_plane::ControlPlane;
 use durable_taskhub::RuntimeStatus;
 use serde_json::json;
 
+use super::disturbance::world_with_own_control_plane;
 use crate::support::{World, eventually};
 
 /// 300 s become 3 s.
@@ -75,21 +77,35 @@ async fn the_last_client_that_worked_still_carries_out_a_deletion() {
     world.delete_object("purged");
     assert!(world.instance("purged").await.is_none());
 
-    // All at once, in whatever order the namespace's controller takes them.
-    world.kubectl(&["delete", "namespace", &world.namespace, "--timeout=60s"]);
+    assert_eq!(world.instance("ends").await.unwrap().runtime_status, RuntimeStatus::Running);
+    world.delete_object("ends");
     assert_eq!(world.instance("ends").await.unwrap().runtime_status, RuntimeStatus::Terminated);
     assert_eq!(operator.counter(GIVEN_UP, &[]).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_namespace_goes_although_nothing_can_be_carried_out() {
-    let world = World::new("given_up_namespace").await;
+async fn a_namespace_is_deleted_with_its_instances_or_without() {
+    let world = world_with_own_control_plane("deleted_namespace").await;
+    world.control_plane.change(ControlPlane::start_controllers).unwrap();
+    let worker = world.worker().await;
+    let operator = world.operator().await;
+    world.quick_hub().await;
+    world.held_runs().await;
+    // All at once, in whatever order the namespace's controller takes them.
+    world.kubectl(&["delete", "namespace", &world.namespace, "--timeout=60s"]);
+    assert_eq!(world.instance("ends").await.unwrap().runtime_status, RuntimeStatus::Terminated);
+    assert!(world.instance("purged").await.is_none());
+    assert_eq!(operator.counter(GIVEN_UP, &[]).await, 0);
+    drop((worker, operator));
+
+    let World { control_plane, azurite, .. } = world;
+    let world = World::on("given_up_namespace", control_plane, azurite);
+    world.create_hub().await;
     let worker = world.worker().await;
     let operator = world.fast_operator(SCALE).await;
     world.quick_hub().await;
     world.held_runs().await;
-    drop(worker);
-    operator.process.signal(durable_bed::guard::Signal::Kill);
+    drop((worker, operator));
     world.kubectl(&["delete", "namespace", &world.namespace, "--wait=false"]);
     eventually("TaskHub and Secret have gone first", async || {
         let left = world.kubectl(&["get", "taskhubs,secrets", "--output=name"]);
@@ -99,9 +115,12 @@ async fn a_namespace_goes_although_nothing_can_be_carried_out() {
     // Events are forbidden there by now, and nobody knows the hub.
     let operator = world.fast_operator(SCALE).await;
     eventually("the namespace is gone", async || {
-        let found = world.try_kubectl(&["get", "namespace", &world.namespace]);
-        if found.success { Err(world.kubectl(&["get", "namespace", &world.namespace, "--output=yaml"])) } else { Ok(()) }
+        let found = world.try_kubectl(&["get", "namespace", &world.namespace, "--output=yaml"]);
+        if found.success { Err(found.output) } else { Ok(()) }
     })
     .await;
     assert_eq!(operator.counter(GIVEN_UP, &[]).await, 2);
+    for id in ["ends", "purged"] {
+        assert_eq!(world.instance(id).await.unwrap().runtime_status, RuntimeStatus::Running, "{id}");
+    }
 }

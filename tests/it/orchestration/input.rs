@@ -136,11 +136,12 @@ async fn large_inputs_go_through_blobs_up_to_the_hubs_limit() {
     let spec = |input: Value| json!({"taskHubRef": {"name": "hub"}, "functionName": "Echo", "input": input});
     world.create_run("at-limit", spec(json!({"value": "x".repeat(65_534)})));
     world.create_run("over-limit", spec(json!({"value": "x".repeat(65_535)})));
-    world.create_run("wide", spec(json!({"text": format!("\"{}\"", "日".repeat(20_000))})));
+    // Wide characters that lie in blobs: the emulator garbles them in a row beyond 64 KiB.
+    world.create_run("wide", spec(json!({"text": format!("\"{}\"", "日".repeat(31_000))})));
     world.create_run("mebibyte", spec(json!({"text": text(1024 * 1024)})));
     world.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "large"}, "data": {"k": text(70_000)}}));
     world.create_run("referred", spec(from("configMapKeyRef", "large", "k")["input"].clone()));
-    for (name, bytes) in [("over-limit", 65_537), ("mebibyte", 1_048_576), ("referred", 70_000)] {
+    for (name, bytes) in [("over-limit", 65_537), ("mebibyte", 1_048_576), ("referred", 70_000), ("wide", 93_002)] {
         let status = world.reason(name, "InputTooLarge").await;
         assert_eq!(said(&status), ["Ready=False InputTooLarge", "Started=False NotCreated", "Stalled=True InputTooLarge"], "{name}");
         let message = &find(&status, "Ready").unwrap().message;
@@ -154,11 +155,10 @@ async fn large_inputs_go_through_blobs_up_to_the_hubs_limit() {
         assert!(input == output && input.as_ref().map(String::len) == Some(bytes), "{name}: {:?}", input.map(|text| text.len()));
     };
     sizes("at-limit", 65_536).await;
-    sizes("wide", 60_002).await;
-    assert_eq!(world.number_of_instances().await, 2, "something was written for an input that is too large");
+    assert_eq!(world.number_of_instances().await, 1, "something was written for an input that is too large");
 
     world.limits(json!({"maxInputBytes": 1_048_576})).await;
-    for (name, bytes) in [("over-limit", 65_537), ("mebibyte", 1_048_576), ("referred", 70_000)] {
+    for (name, bytes) in [("over-limit", 65_537), ("mebibyte", 1_048_576), ("referred", 70_000), ("wide", 93_002)] {
         world.annotate(&format!("orchestration/{name}"), "durable-operator.dev/reconcile-requested-at=raised");
         sizes(name, bytes).await;
     }
@@ -215,7 +215,10 @@ async fn a_start_can_be_set_for_later_and_called_off() {
 async fn an_operator_that_may_not_read_an_input_says_what_to_grant() {
     let world = World::new("input_forbidden").await;
     let user = format!("operator-of-{}", world.namespace);
-    let role = json!({
+    let name = format!("crds-of-{}", world.namespace);
+    world.kubectl(&["create", "clusterrole", &name, "--verb=get", "--resource=customresourcedefinitions.apiextensions.k8s.io"]);
+    world.kubectl(&["create", "clusterrolebinding", &name, "--clusterrole", &name, "--user", &user]);
+    world.apply(&json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "operator"},
         "rules": [
             {"apiGroups": ["durable-operator.dev"], "resources": ["*"], "verbs": ["*"]},
@@ -223,8 +226,7 @@ async fn an_operator_that_may_not_read_an_input_says_what_to_grant() {
             {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["*"]},
             {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["storage"], "verbs": ["get", "list", "watch"]}
         ]
-    });
-    world.apply(&role);
+    }));
     world.kubectl(&["create", "rolebinding", "operator", "--role=operator", "--user", &user]);
     let kubeconfig = bed().control_plane.kubeconfig_for(&user, &[]).unwrap().to_string_lossy().into_owned();
     let operator = world.start_operator(&durable_bed::binaries::operator().unwrap(), &[("KUBECONFIG", &kubeconfig)]);

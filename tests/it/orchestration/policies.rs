@@ -73,9 +73,16 @@ async fn create_or_adopt_finds_the_run_that_is_there() {
     assert_eq!(started(&world.reason("no-input", "Completed").await), "Adopted");
 
     // A live one; what was taken over is controlled.
-    world.orchestration("live", "Approval", json!({"startPolicy": "CreateOrAdopt", "instanceId": "live", "desiredState": "Suspended"}));
-    let suspended = world.reason("live", "Suspended").await;
-    assert_eq!(started(&suspended), "Adopted");
+    for (state, reason) in [("Suspended", "Suspended"), ("Terminated", "Terminated")] {
+        world.orchestration(
+            reason.to_lowercase().as_str(),
+            "Approval",
+            json!({"startPolicy": "CreateOrAdopt", "instanceId": "live", "desiredState": state}),
+        );
+        let status = world.reason(reason.to_lowercase().as_str(), reason).await;
+        assert_eq!((started(&status), find(&status, "Ready").unwrap().status.as_str()), ("Adopted", "True"));
+    }
+    assert_eq!(world.instance("live").await.unwrap().runtime_status, durable_taskhub::RuntimeStatus::Terminated);
 
     // None is there: it is made. Deleted and made again the object finds it, and so does one that was restored elsewhere.
     apply("new", "Echo", "new", json!(7));
@@ -138,7 +145,7 @@ async fn adopt_takes_over_and_never_starts() {
     assert_eq!(said(&last), ["Ready=True Started", "Started=True Adopted"]);
     let before = world.reason("waits", "Replaced").await;
     assert!(before.settled && find(&before, "Stalled").is_some(), "{before:?}");
-    assert!(find(&before, "Ready").unwrap().message.contains(&format!("of Orchestration {}/last", world.namespace)), "{before:?}");
+    assert!(find(&before, "Ready").unwrap().message.contains(&format!("Orchestration {}/last", world.namespace)), "{before:?}");
     world.annotate("orchestration/waits", "durable-operator.dev/reconcile-requested-at=again");
     world.desire("waits", &json!({"desiredState": "Terminated"}));
     eventually("the loser looks again", async || {
