@@ -83,7 +83,7 @@ impl World {
     }
 
     /// The Events about an object: reason and note.
-    async fn told(&self, name: &str) -> Vec<(String, String)> {
+    async fn notes_about(&self, name: &str) -> Vec<(String, String)> {
         let events: kube::Api<k8s_openapi::api::events::v1::Event> = kube::Api::namespaced(self.client.clone(), &self.namespace);
         let all = events.list(&kube::api::ListParams::default()).await.unwrap().items;
         let about = all.into_iter().filter(|event| event.regarding.as_ref().and_then(|of| of.name.as_deref()) == Some(name));
@@ -93,7 +93,7 @@ impl World {
     /// Waits until an Event about the object has this reason; its note.
     async fn is_told(&self, name: &str, reason: &str) -> String {
         eventually(&format!("an Event about {name} says {reason}"), async || {
-            let events = self.told(name).await;
+            let events = self.notes_about(name).await;
             let found = events.iter().find(|(found, _)| found == reason).map(|(_, note)| note.clone());
             found.ok_or_else(|| format!("{events:?}"))
         })

@@ -58,7 +58,7 @@ async fn an_object_expires_after_its_run_unless_a_tool_would_make_it_again() {
     ] {
         world.reason(name, reason).await;
     }
-    assert_eq!(world.told("argo-cd").await.len(), 1, "{:?}", world.told("argo-cd").await);
+    assert_eq!(world.notes_about("argo-cd").await.len(), 1, "{:?}", world.notes_about("argo-cd").await);
 
     // Added, or shortened, when the run is over already.
     for name in ["long", "without"] {
