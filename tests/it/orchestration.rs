@@ -1,10 +1,17 @@
 //! One run from `kubectl apply` to its end, and whatever may happen to it on the way.
 
+mod attacks;
 mod control;
 mod deadline;
+mod deletion;
 mod disturbance;
+mod expiry;
+mod given_up;
 mod identity;
+mod input;
 mod observed;
+mod output;
+mod policies;
 mod queue;
 mod rewind;
 mod steering;
@@ -63,6 +70,44 @@ impl World {
         let filter = format!("PartitionKey eq {} and EventType eq 'ExecutionStarted'", quote(&escape_key(id)));
         let query = Query { filter: Some(filter), ..Query::default() };
         self.storage().table(&self.hub_name.history_table()).query(&query).await.unwrap().entities.len()
+    }
+
+    /// The instance's first history row of that event.
+    async fn history_row(&self, id: &str, event: &str) -> Entity {
+        let filter = format!("PartitionKey eq {} and EventType eq {}", quote(&escape_key(id)), quote(event));
+        let query = Query { filter: Some(filter), ..Query::default() };
+        self.storage().table(&self.hub_name.history_table()).query(&query).await.unwrap().entities.remove(0)
+    }
+
+    /// Waits until the object is gone.
+    async fn object_is_gone(&self, name: &str) {
+        eventually(&format!("Orchestration {name} is gone"), async || match self.orchestrations().get_opt(name).await.unwrap() {
+            None => Ok(()),
+            Some(object) => Err(format!("{:?} {:?}", object.metadata.finalizers, object.status)),
+        })
+        .await;
+    }
+
+    /// The Events about an object: reason and note.
+    async fn notes_about(&self, name: &str) -> Vec<(String, String)> {
+        let events: kube::Api<k8s_openapi::api::events::v1::Event> = kube::Api::namespaced(self.client.clone(), &self.namespace);
+        let all = events.list(&kube::api::ListParams::default()).await.unwrap().items;
+        let about = all.into_iter().filter(|event| event.regarding.as_ref().and_then(|of| of.name.as_deref()) == Some(name));
+        about.map(|event| (event.reason.unwrap_or_default(), event.note.unwrap_or_default())).collect()
+    }
+
+    /// Waits until an Event about the object has this reason; its note.
+    async fn is_told(&self, name: &str, reason: &str) -> String {
+        eventually(&format!("an Event about {name} says {reason}"), async || {
+            let events = self.notes_about(name).await;
+            let found = events.iter().find(|(found, _)| found == reason).map(|(_, note)| note.clone());
+            found.ok_or_else(|| format!("{events:?}"))
+        })
+        .await
+    }
+
+    async fn finalizers(&self, name: &str) -> Vec<String> {
+        self.orchestrations().get(name).await.unwrap().metadata.finalizers.unwrap_or_default()
     }
 
     /// Waits until the instance ends in the hub, whatever the object says.

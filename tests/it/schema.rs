@@ -1,5 +1,7 @@
 //! The CRDs on the real API server, as a user meets them: through kubectl.
 
+mod orchestration;
+
 use serde_json::{Value, json};
 
 use crate::support::{World, eventually};
@@ -40,83 +42,6 @@ impl World {
         all.push("--output=json");
         serde_json::from_str(&self.kubectl(&all)).unwrap()
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_identifies_a_run_cannot_be_changed() {
-    let world = World::without_hub("schema_immutable").await;
-    let base = json!({"taskHubRef": {"name": "hub"}, "functionName": "Echo"});
-    let full = with(&base, json!({"instanceId": "order-1", "input": {"value": {"a": {"b": [1, {"c": 2}]}}}}));
-    world.apply(&orchestration("bare", base.clone()));
-    world.apply(&orchestration("full", full.clone()));
-    for (name, spec, message) in [
-        ("bare", with(&base, json!({"functionName": "Other"})), "spec.functionName: Invalid value: \"Other\": functionName is immutable"),
-        ("bare", with(&base, json!({"taskHubRef": {"name": "other"}})), "spec.taskHubRef: Invalid value: taskHubRef is immutable"),
-        ("bare", with(&base, json!({"instanceId": "added"})), "spec.instanceId: Invalid value: instanceId is immutable"),
-        ("full", with(&full, json!({"instanceId": "changed"})), "spec.instanceId: Invalid value: instanceId is immutable"),
-        ("full", with(&full, json!({"instanceId": null})), "spec.instanceId: Invalid value: instanceId is immutable"),
-        ("bare", with(&base, json!({"input": {"value": 1}})), "spec.input: Invalid value: input is immutable"),
-        ("full", with(&full, json!({"input": null})), "spec.input: Invalid value: input is immutable"),
-        ("full", with(&full, json!({"input": {"value": {"a": {"b": [1, {"c": 3}]}}}})), "spec.input: Invalid value: input is immutable"),
-        ("full", with(&full, json!({"input": {"value": {"a": {"b": [1, {"c": 2, "d": 0}]}}}})), "input is immutable"),
-        ("full", with(&full, json!({"input": {"value": {"a": {"b": [{"c": 2}, 1]}}}})), "input is immutable"),
-        ("full", with(&full, json!({"input": {"value": "text"}})), "input is immutable"),
-    ] {
-        world.denied(&orchestration(name, spec), &[&format!("The Orchestration \"{name}\" is invalid"), message]);
-    }
-    // Immutability must not be in the way of those who apply the same again.
-    for (name, spec) in [("bare", base), ("full", full)] {
-        let before = world.json(&["get", "orchestration", name]);
-        let answer = world.try_apply(&orchestration(name, spec));
-        assert!(answer.success && answer.output.contains("unchanged"), "{answer:?}");
-        let after = world.json(&["get", "orchestration", name]);
-        assert_eq!(after["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"]);
-        assert_eq!(after["metadata"]["generation"], 1);
-    }
-    world.kubectl(&["label", "orchestration", "full", "team=checkout"]);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_spec_that_no_run_can_have_is_denied() {
-    let world = World::without_hub("schema_orchestration").await;
-    let base = json!({"taskHubRef": {"name": "hub"}, "functionName": "Echo"});
-    let characters = "instanceId must not start with @ and must not contain / \\ # ? or control characters";
-    for (spec, message) in [
-        (with(&base, json!({"taskHubRef": null})), "spec.taskHubRef: Required value"),
-        (with(&base, json!({"functionName": null})), "spec.functionName: Required value"),
-        (
-            with(&base, json!({"functionName": ""})),
-            "spec.functionName: Invalid value: \"\": spec.functionName in body should be at least 1",
-        ),
-        (with(&base, json!({"functionName": "x".repeat(257)})), "spec.functionName: Too long"),
-        (with(&base, json!({"taskHubRef": {"name": ""}})), "should be at least 1"),
-        (with(&base, json!({"taskHubRef": {"name": "x".repeat(254)}})), "spec.taskHubRef.name: Too long"),
-        (with(&base, json!({"instanceId": ""})), "spec.instanceId in body should be at least 1"),
-        (with(&base, json!({"instanceId": "x".repeat(257)})), "spec.instanceId: Too long"),
-        (with(&base, json!({"instanceId": "@counter@a"})), characters),
-        (with(&base, json!({"instanceId": "a/b"})), characters),
-        (with(&base, json!({"instanceId": "a\\b"})), characters),
-        (with(&base, json!({"instanceId": "a#b"})), characters),
-        (with(&base, json!({"instanceId": "a?b"})), characters),
-        (with(&base, json!({"instanceId": "a\u{1}b"})), characters),
-        (with(&base, json!({"instanceId": "a\u{9f}b"})), characters),
-        (with(&base, json!({"startPolicy": "Adopt"})), "spec.startPolicy: Unsupported value: \"Adopt\": supported values: \"Create\""),
-        (with(&base, json!({"input": {}})), "spec.input.value: Required value"),
-        // Client-side apply drops members that are null: `kubectl create` and `apply --server-side` keep them.
-        (with(&base, json!({"input": {"value": null}})), "spec.input.value: Required value"),
-        // A reference to another namespace is the classic confused deputy: there is no such field.
-        (with(&base, json!({"taskHubRef": {"name": "hub", "namespace": "kube-system"}})), "unknown field \"spec.taskHubRef.namespace\""),
-        (with(&base, json!({"inputs": {"value": 1}})), "unknown field \"spec.inputs\""),
-        (with(&base, json!({"input": {"value": 1, "text": "1"}})), "unknown field \"spec.input.text\""),
-    ] {
-        world.denied(&orchestration("refused", spec), &[message]);
-    }
-    world.apply(&orchestration("accepted", with(&base, json!({"instanceId": "Auftrag 4711 (ü) %'^:@", "input": {"value": 1}}))));
-    assert_eq!(world.json(&["get", "orch", "accepted"])["spec"]["startPolicy"], "Create");
-    world.apply(&orchestration(
-        "nulls",
-        with(&base, json!({"instanceId": "x".repeat(256), "input": {"value": {"any": {"field": [null]}}}})),
-    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -218,8 +143,17 @@ async fn kubectl_explains_lists_and_selects() {
     let world = World::without_hub("schema_kubectl").await;
     for (field, texts) in [
         ("orchestration", &["KIND:       Orchestration", "starts an instance in the task", "spec\t", "status\t"][..]),
-        ("orchestration.spec", &["functionName\t<string> -required-", "taskHubRef\t<Object> -required-", "enum: Create"]),
-        ("orchestration.spec.input", &["value\t<Object> -required-", "The API server sorts the keys"]),
+        (
+            "orchestration.spec",
+            &[
+                "functionName\t<string>",
+                "taskHubRef\t<Object> -required-",
+                "enum: Create, CreateOrAdopt, Adopt",
+                "enum: Running, Suspended, Terminated",
+            ],
+        ),
+        ("orchestration.spec.input", &["value\t<Object>", "text\t<string>", "valueFrom\t<Object>", "The API server sorts the keys"]),
+        ("orchestration.spec.input.valueFrom", &["configMapKeyRef\t<Object>", "secretKeyRef\t<Object>"]),
         ("orchestration.spec.instanceId", &["Give it to have one run per business key"]),
         ("orchestration.status", &["outputRef\t<Object>", "Conditions: Ready, Started", "enum: Pending, Running"]),
         ("orchestration.status.outputRef", &["preview\t<string>", "SHA-256"]),

@@ -185,12 +185,21 @@ pub async fn adopt(hub: &ReadyHub, wish: &Wish) -> Result<Outcome, Failure> {
     Err(Failure::of("row_contended"))
 }
 
-/// Before it is said that nothing was started: an operator that died may have left our row. One request.
-pub async fn look_before(hub: &ReadyHub, wish: &Wish, hold: Hold) -> Result<Outcome, Failure> {
-    let found = hub.client.get(wish.identity.instance_id.as_str()).await.map_err(storage)?;
-    match found.filter(|instance| wish.identity.whose(instance) == Whose::Ours) {
-        Some(instance) => ours(hub, wish, instance).await,
-        None => Ok(Outcome::Held(hold)),
+/// Before it is said that nothing was started: an operator that died may have left our row, and what `CreateOrAdopt` would
+/// take over runs already and has to be brought into the state that is asked for. One request if there is nothing.
+pub async fn look_before(client: &Client, hub: &ReadyHub, namespace: &str, wish: &Wish, hold: Hold) -> Result<Outcome, Failure> {
+    let Some(instance) = hub.client.get(wish.identity.instance_id.as_str()).await.map_err(storage)? else {
+        return Ok(Outcome::Held(hold));
+    };
+    if wish.identity.whose(&instance) == Whose::Ours {
+        return ours(hub, wish, instance).await;
+    }
+    if wish.spec.start_policy != StartPolicy::CreateOrAdopt {
+        return Ok(Outcome::Held(hold));
+    }
+    match input(client, hub, namespace, wish).await? {
+        Ok(input) => taken(hub, wish, input.as_deref()).await,
+        Err(hold) => Ok(Outcome::Held(hold)),
     }
 }
 

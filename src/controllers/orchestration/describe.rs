@@ -316,12 +316,16 @@ fn show(status: &mut OrchestrationStatus, row: &Row, wish: &Wish, max_inline_byt
     }
 }
 
-/// `text` as JSON, if it is small and flat enough; text that is no JSON becomes a string, as in Durable Functions' HTTP API.
+/// `text` as JSON, if it is small and flat enough, and the API server can keep it; text that is no JSON becomes a string, as in Durable Functions' HTTP API.
 fn shown(text: &str, max_bytes: usize) -> Option<Json> {
     if text.len() > max_bytes || levels(text) > MAX_LEVELS {
         return None;
     }
-    Json::parse(text.to_owned()).or_else(|| Some(Json::string(text)))
+    match Json::parse(text.to_owned()) {
+        // JSON that the API server would refuse (1e400) or change (half of a surrogate pair): the status could never be written.
+        Some(json) => serde_json::from_str::<serde_json::Value>(text).is_ok().then_some(json),
+        None => Some(Json::string(text)),
+    }
 }
 
 fn custom_status(text: &str) -> Json {

@@ -161,7 +161,7 @@ impl Orchestrations {
             Decision::Rest => Outcome::Unchanged,
             Decision::Hold(hold) => Outcome::Held(hold),
             Decision::Start => act::start(&self.client, hub()?, subject.object.namespace(), wish()?).await?,
-            Decision::LookBeforeHold(hold) => act::look_before(hub()?, wish()?, hold).await?,
+            Decision::LookBeforeHold(hold) => act::look_before(&self.client, hub()?, subject.object.namespace(), wish()?, hold).await?,
             Decision::Adopt => act::adopt(hub()?, wish()?).await?,
             Decision::SendAgain(instance) => {
                 act::send_again(hub()?, &instance.id).await?;

@@ -11,7 +11,7 @@ use super::decide::{Hold, START_EXPECTED_AFTER};
 use super::describe::Row;
 use super::wish::{Wish, is_suspended_by_us};
 use crate::api::conditions::{self, COMPLETE, FAILED, READY, RECONCILING, STALLED, STARTED, SUSPENDED, Statement};
-use crate::api::v1alpha1::{Action, DesiredState, OrchestrationStatus, ReadyWhen, RewindResult, RuntimeStatus};
+use crate::api::v1alpha1::{Action, DesiredState, OrchestrationStatus, ReadyWhen, RewindResult, RuntimeStatus, StartPolicy};
 use crate::crash_points::scaled;
 
 /// How `Ready` stands, and with it kstatus' conditions.
@@ -74,6 +74,14 @@ fn started(adopted: bool) -> Statement {
 /// True if the status says that the instance was taken over.
 pub fn is_adopted(status: &OrchestrationStatus) -> bool {
     conditions::reason(&status.conditions, STARTED) == Some("Adopted")
+}
+
+/// True if the instance was taken over while it waited for a worker: then no condition says so yet, and its execution is not
+/// the one that the object would have started.
+fn was_adopted_before_its_start(wish: &Wish, status: &OrchestrationStatus) -> bool {
+    let is_started = conditions::reason(&status.conditions, STARTED) == Some("Started");
+    let is_others = status.execution_id.as_ref().is_some_and(|execution| *execution != wish.identity.execution_id);
+    !is_started && is_others && wish.spec.start_policy != StartPolicy::Create
 }
 
 /// Nothing can be done in the hub. What is known of an instance that is there stays said.
@@ -232,7 +240,7 @@ pub fn started_as_before(before: &[Condition]) -> Statement {
 
 /// What the row says; `after` is the status with the fields that the row has just filled.
 pub fn row(wish: &Wish, before: &OrchestrationStatus, after: &OrchestrationStatus, row: &Row, now: Time) -> Vec<Statement> {
-    let adopted = row.adopted || is_adopted(before);
+    let adopted = row.adopted || is_adopted(before) || was_adopted_before_its_start(wish, before);
     let action = after.pending.as_ref().map(|pending| pending.action);
     match row.status {
         RuntimeStatus::Pending if !row.has_started => {

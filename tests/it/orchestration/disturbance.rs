@@ -123,7 +123,7 @@ async fn an_object_of_a_newer_version_says_so_and_others_go_on() {
     world.reason("newer", "Completed").await;
 }
 
-async fn world_with_own_control_plane(test: &str) -> World {
+pub(super) async fn world_with_own_control_plane(test: &str) -> World {
     let control_plane = tokio::task::spawn_blocking(|| {
         let control_plane = ControlPlane::start(&assets::ensure().unwrap()).unwrap();
         install_crds(&control_plane);

@@ -10,7 +10,7 @@ use crate::support::{World, eventually};
 
 impl World {
     /// Another client starts `Echo` with `input`.
-    async fn start_by_another(&self, id: &str, function: &str, input: &str) {
+    pub(super) async fn start_by_another(&self, id: &str, function: &str, input: &str) {
         let request = StartRequest {
             instance_id: InstanceId::new(id).unwrap(),
             execution_id: format!("execution-of-{id}"),
@@ -20,7 +20,7 @@ impl World {
         self.hub().await.start(request).await.unwrap();
     }
 
-    async fn number_of_instances(&self) -> usize {
+    pub(super) async fn number_of_instances(&self) -> usize {
         self.instances().query(&durable_taskhub::storage::Query::default()).await.unwrap().entities.len()
     }
 }

@@ -22,14 +22,10 @@ fn token(token: &str) -> Value {
 }
 
 impl World {
-    fn finalizers(&self, name: &str) -> String {
-        self.kubectl(&["get", "orchestration", name, "--output=jsonpath={.metadata.finalizers}"])
-    }
-
     async fn without_finalizer(&self, name: &str) {
-        eventually(&format!("the finalizer of {name} has gone"), async || match self.finalizers(name) {
+        eventually(&format!("the finalizer of {name} has gone"), async || match self.finalizers(name).await {
             none if none.is_empty() => Ok(()),
-            finalizers => Err(finalizers),
+            finalizers => Err(format!("{finalizers:?}")),
         })
         .await;
     }

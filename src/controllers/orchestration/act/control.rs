@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durable_taskhub::control::{ControlError, SentControl};
+use durable_taskhub::storage::StorageErrorKind;
 use durable_taskhub::terminate::Terminating;
 use durable_taskhub::{Instance, Time};
 
@@ -97,7 +98,12 @@ pub async fn withdraw(hub: &ReadyHub, wish: &Wish, pending: &Pending, instance: 
 /// True if the message was in its queue, and is not any more.
 async fn take_back(hub: &ReadyHub, pending: &Pending, instance_id: &str) -> Result<bool, Failure> {
     match (&pending.message_id, &pending.pop_receipt) {
-        (Some(id), Some(receipt)) => hub.client.withdraw(instance_id, id, receipt).await.map_err(storage),
+        (Some(id), Some(receipt)) => match hub.client.withdraw(instance_id, id, receipt).await {
+            Ok(withdrawn) => Ok(withdrawn),
+            // Not what the queue service gave us: somebody else wrote the record. It would fail for ever.
+            Err(error) if error.kind() == StorageErrorKind::InvalidInput => Ok(false),
+            Err(error) => Err(storage(error)),
+        },
         _ => Ok(false),
     }
 }
