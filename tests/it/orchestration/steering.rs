@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 
 use crate::support::{World, eventually};
 
-/// A hub whose instances are named as their objects, so that the tests need no table of names.
 impl World {
     /// An Orchestration whose instance has its name.
     pub(super) fn run(&self, name: &str, function: &str, more: Value) {
