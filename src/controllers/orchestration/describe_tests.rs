@@ -204,6 +204,42 @@ fn what_nests_too_deep_could_not_be_read_back_and_is_referred_to() {
 }
 
 #[test]
+fn what_the_api_server_would_refuse_or_change_is_referred_to() {
+    for text in ["1e400", r#"{"a":[-1e999]}"#, r#""\ud800""#] {
+        let status = of(&row(entity("Completed"), Some(text), true));
+        assert_eq!(status.output_ref.unwrap().preview, text);
+        assert_eq!(status.output, None);
+        let running = of(&row(entity("Running").with("CustomStatus", text), None, true));
+        assert!(running.custom_status.unwrap().text().starts_with('"'), "{text} as a text");
+    }
+    assert!(of(&row(entity("Completed"), Some("1e308"), true)).output.is_some());
+}
+
+#[test]
+fn an_instance_taken_over_before_its_start_stays_adopted() {
+    use crate::api::v1alpha1::StartPolicy;
+    for (policy, execution, reason) in [
+        (StartPolicy::Adopt, "theirs", "Adopted"),
+        (StartPolicy::CreateOrAdopt, "theirs", "Adopted"),
+        (StartPolicy::Create, "theirs", "Started"),
+    ] {
+        let wish = wish_with(|spec| spec.start_policy = policy);
+        let waits = row(entity("Pending").with("ExecutionId", execution), None, true);
+        let before = describe(&OrchestrationStatus::default(), &waits, &about(&wish, 1));
+        assert_eq!(said(&before)[1], "Started=False Enqueued");
+        let runs = row(entity("Running").with("ExecutionId", "continued"), None, true);
+        let after = describe(&before, &runs, &about(&wish, 1));
+        assert_eq!(said(&after)[1], format!("Started=True {reason}"), "{policy:?}");
+    }
+    // Its own start, continued as new.
+    let wish = wish_with(|spec| spec.start_policy = StartPolicy::CreateOrAdopt);
+    let waits = row(entity("Pending").with("ExecutionId", wish.identity.execution_id.clone()), None, true);
+    let before = describe(&OrchestrationStatus::default(), &waits, &about(&wish, 1));
+    let runs = row(entity("Running").with("ExecutionId", "continued"), None, true);
+    assert_eq!(said(&describe(&before, &runs, &about(&wish, 1)))[1], "Started=True Started");
+}
+
+#[test]
 fn a_failure_has_the_hubs_text_and_no_output() {
     let status = of(&row(entity("Failed"), Some("Orchestrator function 'X' failed: no"), true));
     assert_eq!(status.failure.unwrap().message.unwrap(), "Orchestrator function 'X' failed: no");
