@@ -90,6 +90,7 @@ async fn readiness_names_the_missing_crds_and_heals() {
         assert!(answer.success, "{answer:?}");
     };
     apply("orchestrations");
+    apply("orchestrationevents");
     eventually("only the TaskHubs are missing", async || match operator.get("/readyz").await {
         Ok((503, text)) if text.contains("taskhubs.") && !text.contains("orchestrations.") => Ok(()),
         other => Err(format!("{other:?}")),

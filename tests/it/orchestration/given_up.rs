@@ -39,7 +39,8 @@ async fn without_its_task_hub_a_deletion_is_given_up_and_told() {
     drop(worker);
     let begun = Instant::now();
     world.delete_object("unserved");
-    assert!(begun.elapsed().as_secs() >= 3, "given up before its time");
+    // The time of a deletion is cut to whole seconds: of the 3 s, 2 are sure.
+    assert!(begun.elapsed().as_secs() >= 2, "given up before its time");
     let note = world.is_told("unserved", "DeletionGivenUp").await;
     assert!(note.contains("did not end, or could not be removed, in time") && note.contains("The instance stays there"), "{note}");
     assert_eq!(operator.counter(GIVEN_UP, &[]).await, 1);

@@ -144,5 +144,7 @@ pub async fn resolve(hub: &ReadyHub, pending: &Pending, wanted: bool, instance: 
         Phase::Issued if wanted => PERHAPS_SENT_FOR,
         Phase::Issued | Phase::Sent | Phase::Taken => SEND_AGAIN_AFTER,
     };
-    Ok(if is_empty || age >= scaled(patience) { Resolved::Unsent(instance) } else { Resolved::Waits })
+    // That a message waits proves nothing as long as nobody takes any.
+    let is_overdue = hub.workers_active && age >= scaled(patience);
+    Ok(if is_empty || is_overdue { Resolved::Unsent(instance) } else { Resolved::Waits })
 }
