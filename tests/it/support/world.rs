@@ -152,12 +152,16 @@ impl World {
 
     /// The same, with further variables.
     pub async fn worker_with(&self, environment: &[(&str, &str)]) -> Process {
+        self.worker_of(&binaries::worker().unwrap(), environment).await
+    }
+
+    /// The same, of this program.
+    pub async fn worker_of(&self, program: &Path, environment: &[(&str, &str)]) -> Process {
         let arguments = ["--connection-string-env", "STORAGE", "--task-hub-name", self.hub_name.as_str()];
         let connection_string = self.connection_string();
         let environment = [("STORAGE", connection_string.as_str())].into_iter().chain(environment.iter().copied());
         let folder = self.control_plane.with(|plane| plane.folder().to_owned());
-        let program = binaries::worker().unwrap();
-        let worker = Process::start(&format!("worker-{}", self.namespace), &folder, &program, arguments, environment).unwrap();
+        let worker = Process::start(&format!("worker-{}", self.namespace), &folder, program, arguments, environment).unwrap();
         let hub = self.hub().await;
         eventually("the worker serves the hub", async || {
             let partitions = hub.partitions().await.map_err(|error| error.to_string())?;
@@ -184,13 +188,20 @@ impl World {
 
     /// The same, reading an instance at most every `min_interval`, and first after that time.
     pub fn task_hub_polled(&self, min_interval: &str) {
+        self.task_hub_with(&serde_json::json!({"polling": {"minInterval": min_interval}}));
+    }
+
+    /// The TaskHub `hub`, with what `more` adds to its spec.
+    pub fn task_hub_with(&self, more: &serde_json::Value) {
+        let mut spec = serde_json::json!({
+            "hubName": self.hub_name.as_str(),
+            "connection": {"connectionStringSecretRef": {"name": "storage", "key": "connectionString"}}
+        });
+        for (key, value) in more.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
         self.apply(&serde_json::json!({
-            "apiVersion": "durable-operator.dev/v1alpha1", "kind": "TaskHub", "metadata": {"name": "hub"},
-            "spec": {
-                "hubName": self.hub_name.as_str(),
-                "connection": {"connectionStringSecretRef": {"name": "storage", "key": "connectionString"}},
-                "polling": {"minInterval": min_interval}
-            }
+            "apiVersion": "durable-operator.dev/v1alpha1", "kind": "TaskHub", "metadata": {"name": "hub"}, "spec": spec
         }));
     }
 
