@@ -3,6 +3,7 @@
 //!
 //! The hub's history is the judge. Only after it has spoken the status is compared with it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use durable_bed::control_plane::ControlPlane;
 use durable_bed::guard::Signal;
 use durable_bed::proxy::{Fault, Recorded};
 use durable_bed::{assets, binaries};
-use durable_operator::api::v1alpha1::Orchestration;
+use durable_operator::api::v1alpha1::{Orchestration, OrchestrationStatus, RuntimeStatus};
 use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
@@ -34,8 +35,8 @@ const LIMIT: Duration = Duration::from_secs(150);
 fn run(number: usize) -> (&'static str, Value, usize) {
     match (number % TERMINATED_OF, number / TERMINATED_OF % 4) {
         (0, 0 | 1) => ("Approval", json!("any"), 0),
-        (0, 2) => ("Sleep", json!(3), 0),
-        (0, _) | (4, _) => ("HelloSequence", json!("any"), 3),
+        (0, 2) | (4, _) => ("HelloSequence", json!("any"), 3),
+        (0, _) => ("Sleep", json!(10), 0),
         _ => ("Echo", json!(number), 0),
     }
 }
@@ -156,29 +157,36 @@ async fn nothing_is_lost_doubled_or_stuck_when_everything_fails() {
     proxy.rule(faults());
     let killer = Killer::start(world.launcher(&program, &[]));
 
-    let mut to_terminate = Vec::new();
     for first in (0..STARTS).step_by(APPLIED_AT_ONCE) {
         world.apply_in_the_end("the objects are applied", &batch(first)).await;
         if first == STARTS / 2 {
             world.control_plane.change(ControlPlane::interrupt_api_server);
             tokio::task::block_in_place(|| world.control_plane.change(ControlPlane::resume_api_server)).unwrap();
         }
-        // Of this batch some at once, of the one before the others.
-        let (now, later): (Vec<usize>, Vec<usize>) =
-            (first..first + APPLIED_AT_ONCE).filter(|number| number % TERMINATED_OF == 0).partition(|number| is_terminated_early(*number));
-        for number in to_terminate.drain(..).chain(now) {
+        for number in (first..first + APPLIED_AT_ONCE).filter(|number| number % TERMINATED_OF == 0 && is_terminated_early(*number)) {
             world.terminate_in_the_end(number).await;
         }
-        to_terminate = later;
-    }
-    for number in to_terminate {
-        world.terminate_in_the_end(number).await;
     }
     println!("all were applied after {:?}", begun.elapsed());
-    // It goes on until nearly all were started under these conditions.
-    eventually_within(LIMIT, "nine of ten are in the hub", async || {
-        let instances = Runs::read(&world).await.instances().len();
-        if instances >= STARTS * 9 / 10 - STARTS / TERMINATED_OF / 2 { Ok(()) } else { Err(format!("{instances} instances")) }
+    // It goes on until nearly all were started under these conditions, and the others were terminated while they ran.
+    let mut late: Vec<usize> = (0..STARTS).filter(|number| number % TERMINATED_OF == 0 && !is_terminated_early(*number)).collect();
+    eventually_within(LIMIT, "nine of ten are started, and those are terminated that shall be while they run", async || {
+        let objects = world.orchestrations().list(&ListParams::default()).await.map_err(|error| error.to_string())?.items;
+        let known: BTreeMap<String, OrchestrationStatus> =
+            objects.into_iter().filter_map(|object| Some((object.metadata.name?, object.status?))).collect();
+        let (now, not_yet): (Vec<usize>, Vec<usize>) = late.drain(..).partition(|number| {
+            known.get(&name(*number)).is_some_and(|status| status.settled || status.runtime_status == Some(RuntimeStatus::Running))
+        });
+        late = not_yet;
+        for number in now {
+            world.terminate_in_the_end(number).await;
+        }
+        let started = known.values().filter(|status| status.settled || status.execution_id.is_some()).count();
+        if late.is_empty() && started >= STARTS * 9 / 10 {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Err(format!("{started} are started, {} do not run yet", late.len()))
     })
     .await;
     let kills = killer.stop();
@@ -205,7 +213,7 @@ async fn nothing_is_lost_doubled_or_stuck_when_everything_fails() {
     .await;
     println!("all are settled after {:?}", begun.elapsed());
     let runs = Runs::at_rest(&world).await;
-    let mut never_started = 0;
+    let (mut never_started, mut terminated) = (0, 0);
     let mut expected = Vec::new();
     for object in &objects {
         let (id, _) = identity(object);
@@ -224,7 +232,7 @@ async fn nothing_is_lost_doubled_or_stuck_when_everything_fails() {
         expected.push(id.clone());
         let ended = runs.assert_started_once(object);
         match (is_terminated, ended.as_str()) {
-            (true, "Terminated") => {}
+            (true, "Terminated") => terminated += 1,
             (true, "Completed") if function != "Approval" => runs.assert_ran_once(object, "Completed", activities),
             (false, _) => runs.assert_ran_once(object, "Completed", activities),
             other => panic!("{id}, {function}: {other:?}"),
@@ -243,6 +251,6 @@ async fn nothing_is_lost_doubled_or_stuck_when_everything_fails() {
     expected.sort();
     assert_eq!(runs.instances(), expected);
     assert_eq!(runs.instances_with_history(), expected);
-    assert!(never_started < STARTS / TERMINATED_OF, "none was terminated while it ran");
-    println!("{never_started} were terminated before they were started; in all {:?}", begun.elapsed());
+    println!("{never_started} were terminated before they were started, {terminated} while they ran; in all {:?}", begun.elapsed());
+    assert!(never_started > 0 && terminated > 0, "{never_started} and {terminated}: the test shows less than it says");
 }

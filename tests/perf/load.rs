@@ -104,7 +104,7 @@ async fn main() {
 
 /// A namespace, and a hub in an emulator of its own.
 async fn world(name: &str) -> World {
-    let azurite = Azurite::start(&assets::ensure().unwrap()).unwrap();
+    let azurite = Azurite::start_in_memory(&assets::ensure().unwrap()).unwrap();
     let world = World::on(name, Server::Shared(&bed().control_plane), Server::own(azurite));
     world.create_hub().await;
     world
