@@ -37,14 +37,18 @@ const ACTIVE: usize = 1000;
 const SETTLED: usize = 10_000;
 /// How long anything may take that takes minutes.
 const LIMIT: Duration = Duration::from_secs(600);
+/// The input of each of the settled ones: with their inputs kept they would not fit.
+const INPUT_BYTES: usize = 4096;
 /// Requests of the bare client that are under way at once.
 const AT_ONCE: usize = 16;
 /// How many times something is measured whose median is shown.
 const SAMPLES: usize = 30;
 /// What 1,000 running ones cost is counted for so long.
 const WINDOW: Duration = Duration::from_secs(30);
-/// Scans that an hour has with the default `minInterval` of 1 s.
-const POLLS_OF_AN_HOUR: u64 = 7200;
+/// Scans that an hour has with a `minInterval` of 2 s: they are twice as frequent.
+const POLLS_OF_AN_HOUR: u64 = 3600;
+/// A tenth of that.
+const SHORT_INTERVAL: &str = "200ms";
 
 const MOST_API_WRITES_PER_RUN: f64 = 3.0;
 const MOST_STORAGE_REQUESTS_PER_RUN: f64 = 3.0;
@@ -374,10 +378,10 @@ async fn memory(page: &mut Page, flat: bool) {
     }
 }
 
-/// As many polls as an hour has, at the shortest interval that there is.
+/// As many polls as an hour has, at a tenth of the interval.
 async fn flat_for_an_hour(page: &mut Page, world: &World, operator: &OperatorProcess) {
     const WAITING: usize = 40;
-    world.task_hub_with(&json!({"polling": {"minInterval": "100ms"}}));
+    world.task_hub_with(&json!({"polling": {"minInterval": SHORT_INTERVAL}}));
     let api = world.orchestrations();
     for number in 0..WAITING {
         api.create(&PostParams::default(), &orchestration(&format!("waiting-{number}"), "Approval", json!("any"))).await.unwrap();
@@ -403,7 +407,8 @@ async fn flat_for_an_hour(page: &mut Page, world: &World, operator: &OperatorPro
 
 /// An object as a run leaves it, written without an operator.
 async fn settled(api: &Api<Orchestration>, name: &str) {
-    let mut object = api.create(&PostParams::default(), &orchestration(name, "HelloSequence", json!("any"))).await.unwrap();
+    let mut object =
+        api.create(&PostParams::default(), &orchestration(name, "HelloSequence", json!("x".repeat(INPUT_BYTES)))).await.unwrap();
     object.status = Some(settled_status(name));
     api.replace_status(name, &PostParams::default(), &object).await.unwrap();
 }
