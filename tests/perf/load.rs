@@ -18,6 +18,7 @@ use durable_bed::azurite::Azurite;
 use durable_bed::proxy::{Fault, Recorded, Service};
 use durable_bed::{assets, binaries};
 use durable_operator::api::v1alpha1::{Orchestration, OrchestrationStatus, RuntimeStatus};
+use durable_operator::telemetry::DEFAULT_FILTER;
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Event;
 use kube::Api;
@@ -116,7 +117,7 @@ async fn world(name: &str) -> World {
 
 fn operator(worlds: &[&World]) -> OperatorProcess {
     let namespaces: Vec<&str> = worlds.iter().map(|world| world.namespace.as_str()).collect();
-    let environment = [("DURABLE_LOG_FILTER", "info"), ("DURABLE_WATCH_NAMESPACE", &namespaces.join(","))];
+    let environment = [("DURABLE_LOG_FILTER", DEFAULT_FILTER), ("DURABLE_WATCH_NAMESPACE", &namespaces.join(","))];
     worlds[0].start_operator(&binaries::operator_optimised().unwrap(), &environment)
 }
 
