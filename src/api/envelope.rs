@@ -4,7 +4,8 @@
 //! serde_json stops at 128 levels, which any user's `input` can have. With the
 //! envelope a bad object fails in its own reconcile only (crd-facts.md 3).
 //! `managedFields`, foreign annotations and labels are skipped unread: they are
-//! more than half of the memory of 10,000 objects (kube-facts.md).
+//! more than half of the memory of 10,000 objects (kube-facts.md). So is the input
+//! of a settled object dropped: the run has it, and no start follows.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -26,6 +27,9 @@ pub trait Kind: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Sen
     type Spec: DeserializeOwned;
     /// The type of `status`.
     type Status: DeserializeOwned + Default;
+
+    /// Fields of `spec` that nobody reads once `status.settled` is true, and that may be of any size.
+    const SPENT_WHEN_SETTLED: &'static [&'static str] = &[];
 }
 
 /// An object of the kind `K` as it was read: parsed as far as no user can break it.
@@ -85,6 +89,29 @@ impl<K: Kind> Envelope<K> {
     pub fn identity(&self) -> Envelope<K> {
         let ObjectMeta { name, namespace, uid, .. } = self.metadata.clone();
         Envelope { metadata: ObjectMeta { name, namespace, uid, ..ObjectMeta::default() }, spec: None, status: None, kind: PhantomData }
+    }
+
+    /// Drops what nobody reads of a settled object: a thousand inputs of a MiB each are a GiB of memory otherwise. What is not settled
+    /// any more, for example because somebody emptied its status, comes whole with the next event of the watch.
+    pub fn drop_spent(&mut self) {
+        #[derive(Deserialize)]
+        struct Settled {
+            #[serde(default)]
+            settled: bool,
+        }
+        let is_settled = |raw: &RawValue| serde_json::from_str::<Settled>(raw.get()).is_ok_and(|status| status.settled);
+        if K::SPENT_WHEN_SETTLED.is_empty() || !self.status.as_deref().is_some_and(is_settled) {
+            return;
+        }
+        let fields = self.spec.as_deref().and_then(|raw| serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(raw.get()).ok());
+        let Some(mut fields) = fields else { return };
+        let before = fields.len();
+        fields.retain(|name, _| !K::SPENT_WHEN_SETTLED.contains(&name.as_str()));
+        if fields.len() < before
+            && let Ok(rest) = serde_json::value::to_raw_value(&fields)
+        {
+            self.spec = Some(rest);
+        }
     }
 
     /// True if the object has our finalizer.
@@ -232,6 +259,20 @@ mod tests {
         assert_eq!(object.annotation(crate::api::PAUSED_ANNOTATION), Some("true"));
         assert_eq!(object.annotation("x"), None);
         assert!(object.meta().managed_fields.is_none() && object.meta().labels.is_none());
+    }
+
+    #[test]
+    fn the_input_is_kept_until_the_object_is_settled() {
+        for (status, kept) in
+            [("", true), ("\"status\":{\"settled\":false},", true), ("\"status\":{\"settled\":true,\"output\":1},", false)]
+        {
+            let text = object(&nested(5000)).replace("\"spec\"", &format!("{status}\"spec\""));
+            let mut object: Envelope<Orchestration> = serde_json::from_str(&text).unwrap();
+            object.drop_spent();
+            let spec = object.spec().unwrap();
+            assert_eq!((spec.input.is_some(), spec.function_name.as_deref()), (kept, Some("Echo")), "{status}");
+            assert_eq!(object.status().output.is_some(), !kept, "{status}");
+        }
     }
 
     #[test]

@@ -20,9 +20,10 @@ use crate::api::{Envelope, Kind};
 
 type Watched<K> = Result<Event<Envelope<K>>, watcher::Error>;
 
-/// The events of all `apis`.
+/// The events of all `apis`, without what nobody reads of the objects.
 pub fn all<K: Kind>(apis: Vec<Api<Envelope<K>>>) -> BoxStream<'static, Watched<K>> {
-    merge(apis.into_iter().map(|api| watcher(api, watcher::Config::default()).default_backoff().boxed()).collect()).boxed()
+    let watch = |api| watcher(api, watcher::Config::default()).default_backoff().modify(Envelope::drop_spent).boxed();
+    merge(apis.into_iter().map(watch).collect()).boxed()
 }
 
 fn merge<K: Kind>(watches: Vec<BoxStream<'static, Watched<K>>>) -> impl Stream<Item = Watched<K>> + Send {

@@ -3,6 +3,7 @@
 
 mod crash;
 mod crash_control;
+mod fault;
 mod first_run;
 mod idle;
 mod leaders;

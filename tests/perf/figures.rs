@@ -11,6 +11,8 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+mod measure;
+
 use durable_bed::binaries;
 use durable_operator::api::v1alpha1::{Orchestration, OrchestrationStatus, RuntimeStatus};
 use futures::{StreamExt, TryStreamExt};
@@ -18,8 +20,9 @@ use kube::Api;
 use kube::api::PostParams;
 use kube::runtime::watcher;
 
+use measure::{cpu_time, median, resident_kib, show};
 use support::growth::growth;
-use support::{OperatorProcess, World, bed, eventually};
+use support::{World, bed, eventually};
 
 const RUNS: usize = 30;
 const SETTLED: usize = 1000;
@@ -148,15 +151,6 @@ fn orchestration(name: &str) -> Orchestration {
     Orchestration::new(name, spec)
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-
-fn show(time: Duration) -> String {
-    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
-}
-
 /// All together, then series by series.
 fn per_run(grown: &BTreeMap<String, u64>) -> String {
     let each = |count: u64| format!("{:.2}", count as f64 / RUNS as f64);
@@ -165,20 +159,4 @@ fn per_run(grown: &BTreeMap<String, u64>) -> String {
     };
     let parts: Vec<String> = grown.iter().map(|(series, count)| format!("{} {}", each(*count), label(series))).collect();
     format!("{} ({})", each(grown.values().sum()), parts.join(", "))
-}
-
-/// Time that the operator has used, in user and system mode.
-fn cpu_time(operator: &OperatorProcess) -> Duration {
-    // Linux counts in hundredths of a second for every program.
-    const TICKS_PER_SECOND: u64 = 100;
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", operator.process.pid())).unwrap();
-    let after_name = stat.rsplit_once(") ").unwrap().1;
-    let fields: Vec<u64> = after_name.split(' ').skip(11).take(2).map(|field| field.parse().unwrap()).collect();
-    Duration::from_millis(fields.iter().sum::<u64>() * 1000 / TICKS_PER_SECOND)
-}
-
-fn resident_kib(operator: &OperatorProcess) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", operator.process.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }

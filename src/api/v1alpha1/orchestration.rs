@@ -467,4 +467,7 @@ impl JsonSchema for HubTime {
 impl Kind for Orchestration {
     type Spec = OrchestrationSpec;
     type Status = OrchestrationStatus;
+
+    /// Read for starts and claims only, and what is settled has neither before it.
+    const SPENT_WHEN_SETTLED: &'static [&'static str] = &["input"];
 }

@@ -36,6 +36,15 @@ pub fn operator_optimised() -> Result<PathBuf, BedError> {
     once(&BUILT, || build("--bin", "durable-operator", &["--release"], None))
 }
 
+/// The sample worker with optimisation, so that it takes less of the machine from what is measured.
+///
+/// # Errors
+/// If it does not build.
+pub fn worker_optimised() -> Result<PathBuf, BedError> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    once(&BUILT, || build("--bin", "durable-worker", &["--release"], None))
+}
+
 /// The operator with the feature `crash-points`: its own file, the same dependencies.
 ///
 /// # Errors

@@ -92,6 +92,8 @@ pub enum Fault {
     CutBefore,
     /// It is passed on, and the connection is cut before the answer.
     CutAfter,
+    /// It is passed on, and answered with this status and storage error code all the same.
+    AnswerAfter(u16, &'static str),
 }
 
 type Rule = Box<dyn FnMut(&Recorded) -> Fault + Send>;
@@ -204,7 +206,7 @@ async fn pass(
     let fault = (shared.rule.lock().unwrap_or_else(PoisonError::into_inner))(&recorded);
     let keep = |recorded: Recorded| shared.requests.lock().unwrap_or_else(PoisonError::into_inner).push(recorded);
     match &fault {
-        Fault::Pass | Fault::CutAfter => {}
+        Fault::Pass | Fault::CutAfter | Fault::AnswerAfter(..) => {}
         Fault::Delay(delay) => tokio::time::sleep(*delay).await,
         Fault::CutBefore => {
             keep(recorded);
@@ -213,11 +215,7 @@ async fn pass(
         Fault::Answer(status, code) => {
             recorded.status = Some(*status);
             keep(recorded);
-            let answer =
-                Response::builder().status(*status).header("x-ms-error-code", *code).header("content-type", "application/xml").body(
-                    Full::from(format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>made by a test</Message></Error>")),
-                );
-            return during("answer", answer);
+            return made_up(*status, code);
         }
     }
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
@@ -235,8 +233,19 @@ async fn pass(
         keep(recorded);
         return Err(BedError::new("cut"));
     }
+    if let Fault::AnswerAfter(status, code) = &fault {
+        recorded.status = Some(*status);
+        keep(recorded);
+        return made_up(*status, code);
+    }
     recorded.status = Some(head.status.as_u16());
     keep(recorded);
     let _: StatusCode = head.status;
     Ok(Response::from_parts(head, Full::new(body)))
+}
+
+fn made_up(status: u16, code: &str) -> Result<Response<Full<Bytes>>, BedError> {
+    let body = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>made by a test</Message></Error>");
+    let answer = Response::builder().status(status).header("x-ms-error-code", code).header("content-type", "application/xml");
+    during("answer", answer.body(Full::from(body)))
 }

@@ -14,7 +14,7 @@ use durable_bed::assets;
 use durable_bed::azurite::Azurite;
 use durable_bed::control_plane::ControlPlane;
 
-pub use world::{OperatorProcess, Server, World};
+pub use world::{Launcher, OperatorProcess, Server, World};
 
 /// How long anything may take that takes a second on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,7 +1,7 @@
 //! The world of one test.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -54,6 +54,14 @@ impl<T> Server<T> {
             Server::Own(server) => change(&mut server.write().unwrap()),
         }
     }
+}
+
+/// How an operator is started.
+pub struct Launcher {
+    name: String,
+    folder: PathBuf,
+    program: PathBuf,
+    environment: Vec<(String, String)>,
 }
 
 /// An operator's process, and where its admin server listens.
@@ -120,22 +128,21 @@ impl World {
     ///
     /// The flags are given as variables, so that `environment` can change each of them.
     pub fn start_operator(&self, program: &Path, environment: &[(&str, &str)]) -> OperatorProcess {
-        let admin = azurite::free_address().unwrap();
+        self.launcher(program, environment).start()
+    }
+
+    /// What starts an operator for this world, as often as it is asked to and without looking at the world again.
+    pub fn launcher(&self, program: &Path, environment: &[(&str, &str)]) -> Launcher {
         let (kubeconfig, folder) =
             self.control_plane.with(|plane| (plane.kubeconfig().to_string_lossy().into_owned(), plane.folder().to_owned()));
-        let admin_address = admin.to_string();
         let usual = [
             ("KUBECONFIG", kubeconfig.as_str()),
             ("DURABLE_WATCH_NAMESPACE", &self.namespace),
-            ("DURABLE_ADMIN_ADDRESS", &admin_address),
             ("DURABLE_ALLOWED_ENDPOINT_SUFFIX", "127.0.0.1"),
             ("DURABLE_LOG_FILTER", "info,durable_operator=debug,kube_client=warn,kube_runtime=warn"),
         ];
-        let environment = usual.into_iter().chain(environment.iter().copied());
-        let arguments: [&str; 0] = [];
-        let name = format!("operator-{}", self.namespace);
-        let process = Process::start(&name, &folder, program, arguments, environment).unwrap();
-        OperatorProcess { process, admin }
+        let environment = usual.iter().chain(environment).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Launcher { name: format!("operator-{}", self.namespace), folder, program: program.to_owned(), environment }
     }
 
     /// The sample worker on this world's hub. It serves when this returns.
@@ -145,12 +152,16 @@ impl World {
 
     /// The same, with further variables.
     pub async fn worker_with(&self, environment: &[(&str, &str)]) -> Process {
+        self.worker_of(&binaries::worker().unwrap(), environment).await
+    }
+
+    /// The same, of this program.
+    pub async fn worker_of(&self, program: &Path, environment: &[(&str, &str)]) -> Process {
         let arguments = ["--connection-string-env", "STORAGE", "--task-hub-name", self.hub_name.as_str()];
         let connection_string = self.connection_string();
         let environment = [("STORAGE", connection_string.as_str())].into_iter().chain(environment.iter().copied());
         let folder = self.control_plane.with(|plane| plane.folder().to_owned());
-        let program = binaries::worker().unwrap();
-        let worker = Process::start(&format!("worker-{}", self.namespace), &folder, &program, arguments, environment).unwrap();
+        let worker = Process::start(&format!("worker-{}", self.namespace), &folder, program, arguments, environment).unwrap();
         let hub = self.hub().await;
         eventually("the worker serves the hub", async || {
             let partitions = hub.partitions().await.map_err(|error| error.to_string())?;
@@ -177,13 +188,20 @@ impl World {
 
     /// The same, reading an instance at most every `min_interval`, and first after that time.
     pub fn task_hub_polled(&self, min_interval: &str) {
+        self.task_hub_with(&serde_json::json!({"polling": {"minInterval": min_interval}}));
+    }
+
+    /// The TaskHub `hub`, with what `more` adds to its spec.
+    pub fn task_hub_with(&self, more: &serde_json::Value) {
+        let mut spec = serde_json::json!({
+            "hubName": self.hub_name.as_str(),
+            "connection": {"connectionStringSecretRef": {"name": "storage", "key": "connectionString"}}
+        });
+        for (key, value) in more.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
         self.apply(&serde_json::json!({
-            "apiVersion": "durable-operator.dev/v1alpha1", "kind": "TaskHub", "metadata": {"name": "hub"},
-            "spec": {
-                "hubName": self.hub_name.as_str(),
-                "connection": {"connectionStringSecretRef": {"name": "storage", "key": "connectionString"}},
-                "polling": {"minInterval": min_interval}
-            }
+            "apiVersion": "durable-operator.dev/v1alpha1", "kind": "TaskHub", "metadata": {"name": "hub"}, "spec": spec
         }));
     }
 
@@ -265,6 +283,18 @@ impl World {
 
 fn ready(conditions: &[Condition]) -> Option<&Condition> {
     conditions.iter().find(|condition| condition.type_ == "Ready")
+}
+
+impl Launcher {
+    /// An operator's process, perhaps not ready yet, with an admin address of its own.
+    pub fn start(&self) -> OperatorProcess {
+        let admin = azurite::free_address().unwrap();
+        let admin_address = ("DURABLE_ADMIN_ADDRESS".to_owned(), admin.to_string());
+        let environment = std::iter::once(&admin_address).chain(&self.environment).map(|(name, value)| (name, value));
+        let arguments: [&str; 0] = [];
+        let process = Process::start(&self.name, &self.folder, &self.program, arguments, environment).unwrap();
+        OperatorProcess { process, admin }
+    }
 }
 
 impl OperatorProcess {
