@@ -199,12 +199,12 @@ pub fn describe(before: &OrchestrationStatus, outcome: &Outcome, about: &About<'
         Outcome::Replaced { owner } => {
             status.settled = true;
             status.pending = None;
-            says::replaced(adopted, owner.as_deref())
+            says::replaced(&before.conditions, owner.as_deref())
         }
         Outcome::Missing => {
             status.settled = true;
             status.pending = None;
-            says::missing(adopted, desired)
+            says::missing(&before.conditions, desired)
         }
     };
     status.observed_generation = Some(about.generation);
@@ -270,7 +270,7 @@ fn unchanged(before: &OrchestrationStatus, after: &OrchestrationStatus, about: &
     let started = says::started_as_before(&before.conditions);
     match before.runtime_status {
         // Settled without an end: the instance is gone, which also is what somebody had asked for, and may not ask for any more.
-        Some(known) if !is_terminal(known) => Some(says::missing(adopted, wish.desired())),
+        Some(known) if !is_terminal(known) => Some(says::missing(&before.conditions, wish.desired())),
         Some(RuntimeStatus::Failed) => Some(says::run_failed(wish, after, adopted)),
         None | Some(RuntimeStatus::Terminated) => {
             let ended = match says::ended_before(before) {

@@ -129,10 +129,15 @@ fn every_outcome_says_ready_and_what_kstatus_reads() {
             Outcome::Conflict { instance_id: "order-1".to_owned(), what: "Running".to_owned(), owner: None },
             &["Ready=False Conflict", "Started=False Conflict", "Stalled=True Conflict"],
         ),
-        (Outcome::Replaced { owner: None }, &["Ready=False Replaced", "Started=True Started", "Stalled=True Replaced"]),
+        (Outcome::Replaced { owner: None }, &["Ready=False Replaced", "Started=False InstanceNotFound", "Stalled=True Replaced"]),
         (
             Outcome::Missing,
-            &["Ready=False InstanceMissing", "Started=True Started", "Failed=True InstanceMissing", "Stalled=True InstanceMissing"],
+            &[
+                "Ready=False InstanceMissing",
+                "Started=False InstanceNotFound",
+                "Failed=True InstanceMissing",
+                "Stalled=True InstanceMissing",
+            ],
         ),
     ];
     for (outcome, expected) in cases {
@@ -319,7 +324,7 @@ fn a_state_that_was_asked_for_is_ready_when_it_is_reached() {
     );
     assert_eq!(
         said(&of(&wants(DesiredState::Terminated), &Outcome::Missing)),
-        ["Ready=True Terminated", "Started=True Started", "Complete=True Terminated"]
+        ["Ready=True Terminated", "Started=False InstanceNotFound", "Complete=True Terminated"]
     );
     let eternal = wish_with(|spec| spec.ready_when = ReadyWhen::Started);
     assert_eq!(said(&of(&eternal, &row(entity("Running"), None, true))), ["Ready=True Started", "Started=True Started"]);

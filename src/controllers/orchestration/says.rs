@@ -151,12 +151,12 @@ pub fn conflict(instance_id: &str, what: &str, by: Option<&str>) -> Vec<Statemen
 }
 
 /// The instance was the object's and is another's now.
-pub fn replaced(adopted: bool, by: Option<&str>) -> Vec<Statement> {
+pub fn replaced(before: &[Condition], by: Option<&str>) -> Vec<Statement> {
     let message = format!(
         "another client has the instance of this ID now ({}); this object keeps what it knew of its own run and does nothing more",
         by_whom(by)
     );
-    Verdict::stalled("Replaced", message).with([started(adopted)])
+    Verdict::stalled("Replaced", message).with([started_if_seen(before)])
 }
 
 fn by_whom(owner: Option<&str>) -> String {
@@ -164,13 +164,22 @@ fn by_whom(owner: Option<&str>) -> String {
 }
 
 /// The instance is gone.
-pub fn missing(adopted: bool, desired: DesiredState) -> Vec<Statement> {
+pub fn missing(before: &[Condition], desired: DesiredState) -> Vec<Statement> {
     if desired == DesiredState::Terminated {
         let message = "the instance is no longer in the task hub, so there is nothing left to terminate";
-        return Verdict::ready("Terminated", message).with([started(adopted), Statement::yes(COMPLETE, "Terminated", message)]);
+        return Verdict::ready("Terminated", message).with([started_if_seen(before), Statement::yes(COMPLETE, "Terminated", message)]);
     }
     let message = "the instance is no longer in the task hub: it was purged, or the hub was deleted. It is not started again; apply a new object to run it again";
-    failed("InstanceMissing", "InstanceMissing", message.to_owned(), adopted)
+    let failed = Statement::yes(FAILED, "InstanceMissing", message);
+    Verdict::stalled("InstanceMissing", message).with([started_if_seen(before), failed])
+}
+
+/// `Started` of an instance that cannot be looked at any more.
+fn started_if_seen(before: &[Condition]) -> Statement {
+    match before.iter().find(|condition| condition.type_ == STARTED && condition.status == "True") {
+        Some(condition) => started(condition.reason == "Adopted"),
+        None => Statement::no(STARTED, "InstanceNotFound", "no worker was seen to start the instance before it was gone"),
+    }
 }
 
 /// `Ready` and `Failed`, which may differ in their reasons.

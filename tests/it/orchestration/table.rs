@@ -306,17 +306,18 @@ async fn what_is_missing_or_replaced() {
     world.wish_all(&["missing-suspended", "replaced-suspended"], &suspended());
     world.wish_all(&["missing-terminated", "replaced-terminated"], &terminated());
     world.wish_all(&["missing-rewound", "replaced-rewound"], &rewound());
-    let gone = ["Ready=False InstanceMissing", "Started=True Started", "Failed=True InstanceMissing", "Stalled=True InstanceMissing"];
+    let gone =
+        ["Ready=False InstanceMissing", "Started=False InstanceNotFound", "Failed=True InstanceMissing", "Stalled=True InstanceMissing"];
     for name in ["missing-running", "missing-suspended", "missing-rewound"] {
         is(&world.handled(name).await, &gone);
     }
     is(
         &world.reason("missing-terminated", "Terminated").await,
-        &["Ready=True Terminated", "Started=True Started", "Complete=True Terminated"],
+        &["Ready=True Terminated", "Started=False InstanceNotFound", "Complete=True Terminated"],
     );
     for name in replaced {
         let status = world.handled(name).await;
-        is(&status, &["Ready=False Replaced", "Started=True Started", "Stalled=True Replaced"]);
+        is(&status, &["Ready=False Replaced", "Started=False InstanceNotFound", "Stalled=True Replaced"]);
         assert!(status.settled);
     }
     for name in ["missing-rewound", "replaced-rewound"] {
