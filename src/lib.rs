@@ -37,11 +37,15 @@
 //! sample worker in `crates/worker` is for demos and tests. `tests/bed` brings up real servers for both.
 //!
 //! A reconcile of an Orchestration reads as five steps in `controllers/orchestration/mod.rs`: *resolve* and *observe* cost no
-//! request; *decide* is pure; *act* alone writes to the hub; *report* alone writes to the API server.
+//! request; *decide* is pure; *act* alone writes to the hub; *report* alone writes to the API server. A control action is recorded
+//! in the status (acknowledged), sent, and recorded as sent; its effect in the row, and for an end in the history, ends the record.
+//! A deletion that has to reach the hub is taken step by step (`teardown` decides, `deletion` acts) behind a finalizer.
 //!
 //! # Invariants
 //!
-//! - Nothing is sent to a queue that was not first justified by a row (`durable_taskhub::start` keeps it by its types).
+//! - Nothing is sent to a queue that was not first justified by a row (`durable_taskhub::start` keeps it by its types) or
+//!   recorded in a status (`controllers/orchestration/act/control.rs`, `controllers/orchestration_event/act.rs`).
+//! - One control message per instance is under way; nothing holds an object that is deleted for longer than five minutes.
 //! - Whatever is decided is computed from namespace, name and UID: a repeat after any crash sends the same start again,
 //!   which the engine swallows. Two operators at once are only wasteful, never wrong.
 //! - A row that is already there is never overwritten; nothing is concluded from a hub that cannot be asked.

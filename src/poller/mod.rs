@@ -1,8 +1,8 @@
 //! Follows unfinished instances until they settle, and tells whose owner should decide again.
 //!
 //! One task per hub with something to follow. While many instances are active it
-//! asks the hub which rows changed ([`scan`]), else it reads one instance after the
-//! other, each at its own pace ([`schedule`], [`pool`]); a scan shows no deletion, so
+//! asks the hub which rows changed (`scan`), else it reads one instance after the
+//! other, each at its own pace (`schedule`, `pool`); a scan shows no deletion, so
 //! every instance is also read by itself every few minutes. Knows hubs and instances,
 //! no controller and no status. Invariants: a hub that fails delays no other hub; what
 //! was read is kept until the next read, so that deciding costs no request; a 404 is
