@@ -9,7 +9,7 @@ use std::time::Duration;
 use durable_taskhub::control::ControlError;
 use durable_taskhub::purge::PurgeError;
 use durable_taskhub::terminate::TerminateTreeError;
-use durable_taskhub::{Instance, Time};
+use durable_taskhub::{Instance, RuntimeStatus, Time};
 
 use super::act::control::{self, Resolved};
 use super::act::{self, storage};
@@ -145,6 +145,15 @@ impl Orchestrations {
                     Resolved::Waits => again,
                 }
             }
+            // Of a run that was terminated before, the sub-orchestrations may run on: what they are told is recorded first, too.
+            (teardown::Step::Children, Some(row)) if pending.is_none() && row.runtime_status == RuntimeStatus::Terminated => {
+                let record = Change::Set(control::record(Action::Terminate, Time::now()));
+                let outcome = Outcome::Row(act::row(hub, Some(&wish), row).await?, record);
+                match self.report(subject, outcome, newest).await? {
+                    Step::Done(..) => Ok(Next::After(Duration::ZERO)),
+                    Step::Stale => Ok(Next::After(STALE_AGAIN_AFTER)),
+                }
+            }
             (teardown::Step::Children, _) => match self.children_are_over(&subject, &wish, hub).await? {
                 true if policy == DeletionPolicy::Purge => self.purge(subject, &wish, hub, newest).await,
                 true => self.release(subject, newest).await,
@@ -172,7 +181,7 @@ impl Orchestrations {
     async fn children_are_over(&self, subject: &Subject, wish: &Wish, hub: &ReadyHub) -> Result<bool, Failure> {
         let id = wish.identity.instance_id.as_str();
         let reason = self.reason_of(subject, wish, Action::Terminate);
-        if !teardown::is_consumed(messages(hub).await?, self.last_told(subject), Time::now()) {
+        if !self.is_consumed(subject, hub).await? {
             return Ok(false);
         }
         match hub.client.terminate_children(id, reason.as_deref()).await {
@@ -189,7 +198,7 @@ impl Orchestrations {
     }
 
     async fn purge(&self, subject: Subject, wish: &Wish, hub: &ReadyHub, newest: &Newest<Orchestration>) -> Result<Next, Failure> {
-        if !teardown::is_consumed(messages(hub).await?, self.last_told(&subject), Time::now()) {
+        if !self.is_consumed(&subject, hub).await? {
             return Ok(Next::After(LOOK_AGAIN_AFTER));
         }
         match hub.client.purge(wish.identity.instance_id.as_str(), true).await {
@@ -206,12 +215,17 @@ impl Orchestrations {
         }
     }
 
-    /// When a terminate was last sent for the deletion. A process that has just started does not know, so it counts its first look.
-    fn last_told(&self, subject: &Subject) -> Time {
-        let now = Time::now();
-        let Some(hub) = &subject.hub else { return now };
-        let mut followed = self.followed();
-        *followed.entry(subject.object.uid().to_owned()).or_insert_with(|| Followed::of(hub)).last_told.get_or_insert(now)
+    /// True if no terminate of this deletion can be in a queue any more. No request if none was sent.
+    async fn is_consumed(&self, subject: &Subject, hub: &ReadyHub) -> Result<bool, Failure> {
+        let Some(told) = self.last_told(subject) else { return Ok(true) };
+        Ok(teardown::is_consumed(messages(hub).await?, told, Time::now()))
+    }
+
+    /// When a terminate was last sent for the deletion: as this process knows it, or as the record says that one before it left.
+    fn last_told(&self, subject: &Subject) -> Option<Time> {
+        let remembered = self.followed().get(subject.object.uid()).and_then(|followed| followed.last_told);
+        let recorded = subject.status.pending.as_ref().filter(|pending| pending.action == Action::Terminate);
+        remembered.max(recorded.map(|pending| pending.issued_at.0))
     }
 
     fn remember_told(&self, subject: &Subject) {
