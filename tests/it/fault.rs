@@ -4,8 +4,6 @@
 //! The hub's history is the judge. Only after it has spoken the status is compared with it.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -27,12 +25,12 @@ const STARTS: usize = 1000;
 const APPLIED_AT_ONCE: usize = 125;
 /// One of so many is terminated.
 const TERMINATED_OF: usize = 5;
-/// From when it is ready.
+/// From its launch: now and then it dies before it has begun.
 const KILLED_EVERY: Duration = Duration::from_secs(2);
 /// One of so many requests to storage fails.
 const FAILS_OF: u64 = 5;
 /// How long the starts may take under all that, and how long the rest may take after it.
-const LIMIT: Duration = Duration::from_secs(150);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// What object `number` runs: its function, input, and activities.
 fn run(number: usize) -> (&'static str, Value, usize) {
@@ -67,10 +65,6 @@ impl Killer {
         let thread = std::thread::spawn(move || {
             while !of_thread.load(Ordering::Relaxed) {
                 let mut operator = launcher.start();
-                // On a busy machine it would else die before it has done anything that could go wrong.
-                while !is_ready(operator.admin) && !of_thread.load(Ordering::Relaxed) {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
                 std::thread::sleep(KILLED_EVERY);
                 assert!(operator.process.ended().is_none(), "it ended by itself: {}", operator.process.output());
                 operator.process.signal(Signal::Kill);
@@ -87,19 +81,6 @@ impl Killer {
         self.thread.join().unwrap();
         self.kills.load(Ordering::Relaxed)
     }
-}
-
-/// `/readyz`, asked from a thread without a runtime.
-fn is_ready(admin: SocketAddr) -> bool {
-    let ask = || -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect(admin)?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(b"GET /readyz HTTP/1.0\r\nHost: admin\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer.split(' ').nth(1) == Some("200"))
-    };
-    ask().unwrap_or(false)
 }
 
 /// Which requests fail, and how: the same ones in each run, as far as requests come in the same order.

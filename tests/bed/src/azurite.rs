@@ -57,7 +57,7 @@ impl Azurite {
         Azurite::start_in(assets, folder::new("azurite")?, None, false)
     }
 
-    /// Starts one that writes nothing to the disk, which makes its queues several times faster, and forgets everything at its end.
+    /// Starts one that writes nothing to the disk, and forgets everything at its end.
     ///
     /// # Errors
     /// If it does not come up.
