@@ -3,7 +3,6 @@
 
 mod crash;
 mod crash_control;
-mod fault;
 mod first_run;
 mod idle;
 mod leaders;
@@ -13,6 +12,7 @@ mod poller;
 mod process;
 mod runner;
 mod schema;
+#[allow(dead_code, unused_imports, reason = "the fault run and the benches use the rest")]
 mod support;
 mod task_hub;
 mod views;

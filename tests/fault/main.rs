@@ -2,6 +2,14 @@
 //! requests, the API server restarts; and of 1,000 starts none is lost, doubled or stuck.
 //!
 //! The hub's history is the judge. Only after it has spoken the status is compared with it.
+//!
+//! A test binary of its own, which cargo runs by itself, so that nothing but the faults delays what has to happen within two
+//! seconds. Beside the other integration tests, on two cores, the operator hardly lived between its kills.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../it/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the integration tests use the rest")]
+mod support;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
