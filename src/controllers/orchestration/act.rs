@@ -20,7 +20,7 @@ use super::decide::{Hold, SEND_AGAIN_AFTER};
 use super::describe::{Change, Outcome, Row};
 use super::identity::{OWNER_COLUMN, Whose};
 use super::same_json::same_json;
-use super::wish::{Refusal, Wish, runtime_status};
+use super::wish::{Refusal, Wish, is_terminal, runtime_status};
 use crate::api::v1alpha1::{RuntimeStatus as Status, StartPolicy};
 use crate::controllers::failure::Failure;
 use crate::controllers::payload::{self, Unusable};
@@ -260,7 +260,7 @@ pub async fn row(hub: &ReadyHub, wish: Option<&Wish>, instance: Arc<Instance>) -
             Ending::Open { .. } | Ending::NoHistory => {}
         }
     }
-    if !runtime_is_terminal(&row) {
+    if !is_terminal(row.status) {
         return Ok(row);
     }
     row.output = match output {
@@ -268,10 +268,6 @@ pub async fn row(hub: &ReadyHub, wish: Option<&Wish>, instance: Arc<Instance>) -
         Some(payload) => fetch(hub, &payload).await?,
     };
     Ok(row)
-}
-
-fn runtime_is_terminal(row: &Row) -> bool {
-    super::wish::is_terminal(row.status)
 }
 
 /// A terminate marks the row before the history has an end, a failure's type is in the history alone, and the output of a

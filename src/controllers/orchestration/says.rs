@@ -258,14 +258,12 @@ pub fn row(wish: &Wish, before: &OrchestrationStatus, after: &OrchestrationStatu
         }
         RuntimeStatus::Pending if is_rewound(after) => rewinding(adopted),
         RuntimeStatus::Suspended => suspended(wish, before, action, adopted),
-        RuntimeStatus::Pending | RuntimeStatus::Running | RuntimeStatus::ContinuedAsNew | RuntimeStatus::Unknown => {
-            under_way(action, adopted)
-                .unwrap_or_else(|| match wish.spec.ready_when {
-                    ReadyWhen::Started if wish.desired() != DesiredState::Suspended => Verdict::ready("Started", "the instance runs"),
-                    _ => Verdict::in_progress("Running", "the instance runs"),
-                })
-                .with([started(adopted)])
-        }
+        RuntimeStatus::Pending | RuntimeStatus::Running | RuntimeStatus::ContinuedAsNew | RuntimeStatus::Unknown => under_way(action)
+            .unwrap_or_else(|| match wish.spec.ready_when {
+                ReadyWhen::Started if wish.desired() != DesiredState::Suspended => Verdict::ready("Started", "the instance runs"),
+                _ => Verdict::in_progress("Running", "the instance runs"),
+            })
+            .with([started(adopted)]),
         RuntimeStatus::Completed => {
             let message = match &row.output {
                 Some(Err(why)) => format!("the run completed; its output cannot be shown: {why}"),
@@ -284,7 +282,7 @@ fn is_rewound(status: &OrchestrationStatus) -> bool {
     status.last_rewind.as_ref().is_some_and(|last| last.result == RewindResult::Succeeded)
 }
 
-fn under_way(action: Option<Action>, _adopted: bool) -> Option<Verdict> {
+fn under_way(action: Option<Action>) -> Option<Verdict> {
     Some(match action? {
         Action::Suspend => Verdict::in_progress("Suspending", "the instance was asked to suspend"),
         Action::Resume => Verdict::in_progress("Resuming", "the instance was asked to resume"),
@@ -303,7 +301,7 @@ fn suspended(wish: &Wish, before: &OrchestrationStatus, action: Option<Action>, 
     } else {
         "another client suspended the instance; it goes on when that client resumes it, or after spec.desiredState was Suspended and is Running again"
     };
-    let verdict = match under_way(action, adopted) {
+    let verdict = match under_way(action) {
         Some(verdict) => verdict,
         None if wish.desired() == DesiredState::Suspended => Verdict::ready("Suspended", message),
         None if ours => Verdict::in_progress("Resuming", "the instance is about to be resumed"),
