@@ -77,6 +77,12 @@ async fn a_requested_reconcile_reads_once_and_is_echoed() {
     world.quick_hub().await;
     world.orchestration("settled", "Echo", json!({}));
     world.reason("settled", "Completed").await;
+    // The status is written before the instance is let go: a read may fall between.
+    eventually("nothing is read any more", async || match operator.counter("durable_operator_poller_tracked_instances", &[]).await {
+        0 => Ok(()),
+        tracked => Err(format!("{tracked} tracked")),
+    })
+    .await;
     let before = operator.counter("durable_operator_poller_reads_total", &[]).await;
     for value in ["first", "second"] {
         world.annotate("orchestration/settled", &format!("durable-operator.dev/reconcile-requested-at={value}"));
