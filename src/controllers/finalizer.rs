@@ -1,20 +1,14 @@
 //! Putting our finalizer on an object, and taking it off.
 //!
-//! Invariant: each change names the `resourceVersion` of the copy that was
-//! decided upon, so that a stale copy changes nothing; other finalizers stay.
+//! Invariant: other finalizers stay.
 
-use std::time::Duration;
-
-use kube::api::{Patch, PatchParams};
-use kube::{Api, Client, Resource};
+use kube::{Client, Resource};
 use serde_json::json;
 
 use super::failure::Failure;
+use super::metadata;
 use super::status::Written;
-use crate::api::{Envelope, FIELD_MANAGER, FINALIZER, Kind};
-
-/// kube has no time-out of its own.
-const PATCH_TIME_OUT: Duration = Duration::from_secs(10);
+use crate::api::{Envelope, FINALIZER, Kind};
 
 /// Puts the finalizer on.
 ///
@@ -35,15 +29,5 @@ pub async fn remove<K: Kind>(client: &Client, object: &Envelope<K>) -> Result<Wr
 }
 
 async fn set<K: Kind>(client: &Client, object: &Envelope<K>, finalizers: Vec<String>) -> Result<Written<K>, Failure> {
-    let api: Api<Envelope<K>> = Api::namespaced(client.clone(), object.namespace());
-    let patch = json!({"metadata": {
-        "uid": object.uid(), "resourceVersion": object.meta().resource_version, "finalizers": finalizers
-    }});
-    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    match tokio::time::timeout(PATCH_TIME_OUT, api.patch(object.name(), &parameters, &Patch::Merge(&patch))).await {
-        Ok(Ok(copy)) => Ok(Written::New(Box::new(copy))),
-        Ok(Err(kube::Error::Api(answer))) if answer.is_conflict() || answer.is_not_found() => Ok(Written::Stale),
-        Ok(Err(error)) => Err(Failure::new("api_server", error)),
-        Err(_) => Err(Failure::of("api_server_timeout")),
-    }
+    metadata::patch(client, object, "finalizers", json!(finalizers)).await
 }

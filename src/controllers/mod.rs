@@ -7,6 +7,7 @@ pub mod events;
 pub mod expiry;
 pub mod failure;
 pub mod finalizer;
+mod metadata;
 pub mod orchestration;
 pub mod orchestration_event;
 pub mod payload;

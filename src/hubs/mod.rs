@@ -25,7 +25,7 @@ use crate::connection::NotReady;
 use crate::metrics::LimiterMetrics;
 
 pub use access::{Access, NotAllowed};
-pub use limiter::{Budget, DEFAULT_REQUESTS_PER_SECOND, Priority};
+pub use limiter::{Budget, Priority};
 pub use secrets::Secrets;
 pub use tally::{Counts, Standing};
 

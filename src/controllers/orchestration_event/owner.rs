@@ -3,20 +3,15 @@
 //! Invariants: other owners stay; a stale copy changes nothing; deleting the
 //! Orchestration never waits for the event.
 
-use std::time::Duration;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{Patch, PatchParams};
-use kube::{Api, Client, Resource};
+use kube::{Client, Resource};
 use serde_json::json;
 
+use crate::api::Envelope;
 use crate::api::v1alpha1::{Orchestration, OrchestrationEvent};
-use crate::api::{Envelope, FIELD_MANAGER};
 use crate::controllers::failure::Failure;
+use crate::controllers::metadata;
 use crate::controllers::status::Written;
-
-/// kube has no time-out of its own.
-const PATCH_TIME_OUT: Duration = Duration::from_secs(10);
 
 /// The UID of the Orchestration of this name that owns the event.
 pub fn uid_of<'a>(object: &'a Envelope<OrchestrationEvent>, name: &str) -> Option<&'a str> {
@@ -45,15 +40,5 @@ pub async fn add(
         controller: Some(false),
         block_owner_deletion: Some(false),
     });
-    let patch = json!({"metadata": {
-        "uid": object.uid(), "resourceVersion": object.meta().resource_version, "ownerReferences": owners
-    }});
-    let api: Api<Envelope<OrchestrationEvent>> = Api::namespaced(client.clone(), object.namespace());
-    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    match tokio::time::timeout(PATCH_TIME_OUT, api.patch(object.name(), &parameters, &Patch::Merge(&patch))).await {
-        Ok(Ok(copy)) => Ok(Written::New(Box::new(copy))),
-        Ok(Err(kube::Error::Api(answer))) if answer.is_conflict() || answer.is_not_found() => Ok(Written::Stale),
-        Ok(Err(error)) => Err(Failure::new("api_server", error)),
-        Err(_) => Err(Failure::of("api_server_timeout")),
-    }
+    metadata::patch(client, object, "ownerReferences", json!(owners)).await
 }

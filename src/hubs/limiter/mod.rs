@@ -19,9 +19,6 @@ use crate::metrics::LimiterMetrics;
 
 pub use self::turns::Priority;
 
-/// `limits.requestsPerSecond` of a TaskHub that says nothing about it.
-pub const DEFAULT_REQUESTS_PER_SECOND: u32 = 200;
-
 /// The longest wait of one request. A call may have several tries and takes at most 15 s in all.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
