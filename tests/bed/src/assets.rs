@@ -34,6 +34,13 @@ const API_SERVER: (&str, &str) = ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-
 const CONTROLLER_MANAGER: (&str, &str) = ("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager");
 const KUBECTL: (&str, &str) = ("kubectl", "k8s.io/kubernetes/cmd/kubectl");
 
+/// What a real node runs besides, from the module of the servers.
+const NODE_PROGRAMS: [(&str, &str); 3] = [
+    ("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
+    ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
+    ("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
+];
+
 /// How often a long build says that it is alive.
 const PROGRESS_EVERY: Duration = Duration::from_secs(20);
 
@@ -63,6 +70,52 @@ pub fn ensure() -> Result<Assets, BedError> {
         azurite: azurite(&sources, &cache)?,
         node: tool("node", "Node.js 20 or newer")?,
     })
+}
+
+/// helm, of the version pinned in `tests/bed/helm`. Takes 9 minutes on two cores where nothing is cached.
+///
+/// # Errors
+/// As [`go_program`].
+pub fn helm() -> Result<PathBuf, BedError> {
+    go_program("helm", "helm", "helm.sh/helm/v4/cmd/helm")
+}
+
+/// The folder of etcd, kube-apiserver, kube-controller-manager, kubectl, kubelet, kube-scheduler and kube-proxy.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn node() -> Result<PathBuf, BedError> {
+    let cache = cache_folder()?;
+    let lock = during("the cache's lock", File::create(cache.join("lock")))?;
+    during("the cache's lock", lock.lock())?;
+    let kubernetes = Kubernetes::pinned(&PathBuf::from(env!("CARGO_MANIFEST_DIR")), &cache)?;
+    for program in [ETCD, API_SERVER, CONTROLLER_MANAGER, KUBECTL].into_iter().chain(NODE_PROGRAMS) {
+        kubernetes.built(program)?;
+    }
+    Ok(kubernetes.folder)
+}
+
+/// A program that tests need beside the servers, from a Go module of its own in `tests/bed/<module>`: built once, and again
+/// when a file of the module changes.
+///
+/// # Errors
+/// If Go is missing or the build fails, with the end of its output.
+pub fn go_program(module: &str, name: &str, package: &str) -> Result<PathBuf, BedError> {
+    let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(module);
+    let cache = cache_folder()?;
+    let lock = during("the cache's lock", File::create(cache.join("lock")))?;
+    during("the cache's lock", lock.lock())?;
+    let mut texts = Vec::new();
+    let mut files: Vec<PathBuf> =
+        during(sources.display(), std::fs::read_dir(&sources))?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.sort();
+    for file in files.iter().filter(|file| file.extension().is_some_and(|extension| ["go", "mod", "sum"].iter().any(|of| extension == *of)))
+    {
+        texts.push(during(file.display(), std::fs::read_to_string(file))?);
+    }
+    let folder = cache.join(format!("{module}-{}", digest(&texts.iter().map(String::as_str).collect::<Vec<_>>())));
+    during(format!("making {}", folder.display()), std::fs::create_dir_all(&folder))?;
+    go_build(&sources, &folder, name, name, package, "-s -w")
 }
 
 fn cache_folder() -> Result<PathBuf, BedError> {
@@ -100,17 +153,7 @@ impl Kubernetes {
     }
 
     fn built(&self, (name, package): (&'static str, &'static str)) -> Result<PathBuf, BedError> {
-        let program = self.folder.join(name);
-        if program.is_file() {
-            return Ok(program);
-        }
-        let unfinished = self.folder.join(format!(".{name}.new"));
-        let mut command = Command::new(tool("go", "Go 1.26 or newer")?);
-        command.current_dir(&self.sources).env("CGO_ENABLED", "0").env("GOFLAGS", "-buildvcs=false");
-        command.args(["build", "-trimpath", "-ldflags", &self.linker_flags(), "-o"]).arg(&unfinished).arg(package);
-        run(&format!("building {name} {}", self.version), &self.folder.join(format!("{name}.build.log")), command)?;
-        during(format!("keeping {name}"), std::fs::rename(&unfinished, &program))?;
-        Ok(program)
+        go_build(&self.sources, &self.folder, name, &format!("{name} {}", self.version), package, &self.linker_flags())
     }
 
     /// Without these the servers call themselves `v0.0.0-master`.
@@ -125,6 +168,21 @@ impl Kubernetes {
         }
         flags
     }
+}
+
+/// `<folder>/<name>` from `package`, if it is not there yet.
+fn go_build(sources: &Path, folder: &Path, name: &str, title: &str, package: &str, linker_flags: &str) -> Result<PathBuf, BedError> {
+    let program = folder.join(name);
+    if program.is_file() {
+        return Ok(program);
+    }
+    let unfinished = folder.join(format!(".{name}.new"));
+    let mut command = Command::new(tool("go", "Go 1.26 or newer")?);
+    command.current_dir(sources).env("CGO_ENABLED", "0").env("GOFLAGS", "-buildvcs=false");
+    command.args(["build", "-trimpath", "-ldflags", linker_flags, "-o"]).arg(&unfinished).arg(package);
+    run(&format!("building {title}"), &folder.join(format!("{name}.build.log")), command)?;
+    during(format!("keeping {name}"), std::fs::rename(&unfinished, &program))?;
+    Ok(program)
 }
 
 fn azurite(sources: &Path, cache: &Path) -> Result<PathBuf, BedError> {
