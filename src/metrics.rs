@@ -107,8 +107,11 @@ fn seconds_histogram() -> Histogram {
 
 impl ReconcileMetrics {
     fn register(registry: &mut Registry) -> ReconcileMetrics {
-        let seconds = Family::new_with_constructor(seconds_histogram);
-        let metrics = ReconcileMetrics { total: Family::default(), seconds, queues: Queues::default() };
+        let metrics = ReconcileMetrics {
+            total: Family::default(),
+            seconds: Family::new_with_constructor(seconds_histogram),
+            queues: Queues::default(),
+        };
         registry.register_collector(Box::new(metrics.queues.clone()));
         registry.register("reconciles", "Reconciles by kind, outcome (ok, failed) and category of the failure", metrics.total.clone());
         registry.register_with_unit("reconcile_duration", "Duration of a reconcile", Unit::Seconds, metrics.seconds.clone());

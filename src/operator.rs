@@ -181,6 +181,7 @@ async fn work(
         identities,
         allowed_endpoints: config.allowed_endpoints.clone(),
         storage_metrics: metrics.storage.clone(),
+        metrics: metrics.task_hubs.clone(),
         task_hubs: watched_hubs.store.clone(),
         orchestrations: stored_orchestrations,
     });
