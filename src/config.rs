@@ -44,6 +44,10 @@ pub struct Args {
     #[arg(long, env = "DURABLE_AUTHORITY_HOST", value_name = "URL", value_parser = authority_host)]
     pub authority_host: Option<String>,
 
+    /// Send traces to this OpenTelemetry receiver (OTLP over HTTP), for example http://collector:4318 [default: no traces]
+    #[arg(long, env = "DURABLE_OTLP_ENDPOINT", value_name = "URL", value_parser = otlp_endpoint)]
+    pub otlp_endpoint: Option<Endpoint>,
+
     /// How log lines look
     #[arg(long, env = "DURABLE_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -94,6 +98,32 @@ impl AllowedEndpoints {
 fn is_below(host: &str, suffix: &str) -> bool {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     host.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// The URL of a receiver of traces, or none: an empty variable is as good as a missing one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Endpoint(Option<String>);
+
+impl Endpoint {
+    /// The URL.
+    pub fn url(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
+fn otlp_endpoint(text: &str) -> Result<Endpoint, String> {
+    if text.trim().is_empty() {
+        return Ok(Endpoint::default());
+    }
+    let uri: http::Uri = text.trim().parse().map_err(|error| format!("it is no URL: {error}"))?;
+    let has_host = uri.host().is_some_and(|host| !host.is_empty());
+    if !has_host || !["http", "https"].contains(&uri.scheme_str().unwrap_or_default()) || uri.query().is_some() {
+        return Err("it must look like http://collector:4318".to_owned());
+    }
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err("it must hold no credential: set OTEL_EXPORTER_OTLP_HEADERS, for example authorization=Bearer%20...".to_owned());
+    }
+    Ok(Endpoint(Some(text.trim().to_owned())))
 }
 
 /// `https://host`, or `http://` and this machine; without a trailing slash.
@@ -160,6 +190,22 @@ mod tests {
             assert!(with_emulator.allow(host), "{host}");
         }
         assert!(!with_emulator.allow("1127.0.0.1"));
+    }
+
+    #[test]
+    fn traces_go_to_a_url_without_a_credential_or_nowhere() {
+        for (text, expected) in [
+            ("", Some(None)),
+            (" ", Some(None)),
+            ("http://collector:4318", Some(Some("http://collector:4318"))),
+            ("https://gateway.example/otlp", Some(Some("https://gateway.example/otlp"))),
+            ("collector:4318", None),
+            ("grpc://collector:4317", None),
+            ("http://user:secret@collector", None),
+            ("http://collector?key=secret", None),
+        ] {
+            assert_eq!(otlp_endpoint(text).ok().as_ref().map(Endpoint::url), expected, "{text}");
+        }
     }
 
     #[test]

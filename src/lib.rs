@@ -30,7 +30,7 @@
 //! | [`connection`] | from a TaskHub and its Secret or identity to a storage account, or why not |
 //! | [`workload_identity`] | tokens for storage accounts from the service accounts of tenants |
 //! | [`operator`] | the composition root: the only module that knows all others |
-//! | [`admin`], [`metrics`], [`telemetry`], [`shutdown`], [`config`] | what surrounds every service |
+//! | [`admin`], [`metrics`], [`telemetry`], [`traces`], [`shutdown`], [`config`] | what surrounds every service |
 //! | [`changes`], [`crash_points`] | a set of notices for one consumer; where tests make the operator die |
 //!
 //! The client of task hubs is a library of its own, `durable-taskhub` in `crates/taskhub`, which knows no Kubernetes. The
@@ -68,4 +68,5 @@ pub mod operator;
 pub mod poller;
 pub mod shutdown;
 pub mod telemetry;
+pub mod traces;
 pub mod workload_identity;

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 
 use crate::admin::{self, Gate, Readiness};
 use crate::api::v1alpha1::{Orchestration, OrchestrationEvent, TaskHub};
-use crate::config::{Args, Config};
+use crate::config::{Args, Config, Endpoint};
 use crate::controllers::events::Events;
 use crate::controllers::orchestration::{OWNER_COLUMN, Orchestrations};
 use crate::controllers::orchestration_event::OrchestrationEvents;
@@ -27,6 +27,7 @@ use crate::metrics::{ApiRequestLayer, Metrics};
 use crate::poller::Poller;
 use crate::shutdown;
 use crate::telemetry;
+use crate::traces::Traces;
 use crate::workload_identity::WorkloadIdentities;
 
 /// Orchestrations reconciled at once: each waits for the network most of the time.
@@ -73,10 +74,20 @@ pub enum OperatorError {
 /// # Errors
 /// [`OperatorError`], before or after the start.
 pub async fn run(args: Args) -> Result<(), OperatorError> {
-    telemetry::install(args.log_format, &args.log_filter).map_err(OperatorError::Configuration)?;
-    let config = Config::from(&args);
     let metrics = Arc::new(Metrics::new());
-    let client = client(&metrics).await?;
+    let traces = match args.otlp_endpoint.as_ref().and_then(Endpoint::url) {
+        Some(endpoint) => Traces::export(endpoint, metrics.traces.clone()).map_err(OperatorError::Configuration)?,
+        None => Traces::default(),
+    };
+    telemetry::install(args.log_format, &args.log_filter, &traces).map_err(OperatorError::Configuration)?;
+    let result = run_traced(&args, &metrics, &traces).await;
+    traces.stop().await;
+    result
+}
+
+async fn run_traced(args: &Args, metrics: &Arc<Metrics>, traces: &Traces) -> Result<(), OperatorError> {
+    let config = Config::from(args);
+    let client = client(metrics).await?;
     let readiness = Readiness::default();
     let (trigger, stop) = shutdown::channel();
 
@@ -85,7 +96,7 @@ pub async fn run(args: Args) -> Result<(), OperatorError> {
     let address = listener.local_addr().map_err(on_admin)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, "operator starts");
     let crds = [crd_gate::<Orchestration>(&readiness), crd_gate::<OrchestrationEvent>(&readiness), crd_gate::<TaskHub>(&readiness)];
-    let work = work(&config, client.clone(), &metrics, &readiness, stop.clone(), crds);
+    let work = work(&config, client.clone(), (metrics, traces), &readiness, stop.clone(), crds);
     let admin = admin::serve(listener, readiness.clone(), metrics.clone(), stop.clone());
     tokio::select! {
         result = work => result,
@@ -120,7 +131,7 @@ fn crd_gate<K: CustomResourceExt>(readiness: &Readiness) -> Crd {
 async fn work(
     config: &Config,
     client: Client,
-    metrics: &Metrics,
+    (metrics, traces): (&Metrics, &Traces),
     readiness: &Readiness,
     stop: shutdown::Shutdown,
     crds: [Crd; 3],
@@ -162,6 +173,7 @@ async fn work(
         poller.clone(),
         watched_hubs.store.clone(),
         metrics.orchestrations.clone(),
+        traces.clone(),
     );
     let of_orchestrations = Setup {
         concurrency: ORCHESTRATIONS_AT_ONCE,

@@ -47,6 +47,7 @@ use crate::crash_points::{self, at};
 use crate::hubs::{Dependent, HubKey, HubView, Hubs, ReadyHub, Standing as Counted};
 use crate::metrics::OrchestrationMetrics;
 use crate::poller::{Poller, Seen, Subscription};
+use crate::traces::{RunTrace, Traces};
 
 /// An object whose hub is not known yet, since the operator has just started, is looked at again after this. It costs no request.
 const UNKNOWN_HUB_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -68,6 +69,8 @@ pub struct Orchestrations {
     pub task_hubs: Store<Envelope<TaskHub>>,
     /// What is counted.
     pub metrics: OrchestrationMetrics,
+    /// Which traces the runs belong to.
+    pub traces: Traces,
     followed: Mutex<HashMap<String, Followed>>,
 }
 
@@ -105,8 +108,9 @@ impl Orchestrations {
         poller: Poller,
         task_hubs: Store<Envelope<TaskHub>>,
         metrics: OrchestrationMetrics,
+        traces: Traces,
     ) -> Orchestrations {
-        Orchestrations { client, events, hubs, poller, task_hubs, metrics, followed: Mutex::default() }
+        Orchestrations { client, events, hubs, poller, task_hubs, metrics, traces, followed: Mutex::default() }
     }
 
     /// What is known of the object's hub and instance. No request, but for the labels of a namespace that a hub selects by.
@@ -164,7 +168,7 @@ impl Orchestrations {
             Decision::LookBeforeHold(hold) => act::look_before(&self.client, hub()?, subject.object.namespace(), wish()?, hold).await?,
             Decision::Adopt => act::adopt(hub()?, wish()?).await?,
             Decision::SendAgain(instance) => {
-                act::send_again(hub()?, &instance.id).await?;
+                act::send_again(hub()?, wish()?, &instance.id).await?;
                 if let Some(followed) = self.followed().get_mut(subject.object.uid()) {
                     followed.last_sent = Some(Time::now());
                 }

@@ -75,7 +75,7 @@ pub fn hub_of(namespace: &str, reference: &TaskHubReference) -> HubKey {
 
 fn wish(object: &Object, spec: OrchestrationSpec) -> Result<Wish, Refusal> {
     match Identity::new(object.namespace(), object.name(), object.uid(), spec.instance_id.as_deref()) {
-        Ok(identity) => Ok(Wish { identity, spec }),
+        Ok(identity) => Ok(Wish { identity, spec, trace: None }),
         Err(why) => Err(Refusal { reason: "InvalidInstanceId", message: format!("spec.instanceId: {why}") }),
     }
 }

@@ -10,6 +10,8 @@ use crate::api::v1alpha1::{
     Action, DeletionPolicy, DesiredState, OrchestrationSpec, OrchestrationStatus, RewindResult, RuntimeStatus, StartPolicy,
 };
 
+use crate::traces::RunTrace;
+
 /// What the object asks for.
 #[derive(Debug, Clone)]
 pub struct Wish {
@@ -17,6 +19,8 @@ pub struct Wish {
     pub identity: Identity,
     /// The spec.
     pub spec: OrchestrationSpec,
+    /// The trace that the run belongs to.
+    pub trace: Option<RunTrace>,
 }
 
 /// Why the object's spec can not be carried out as it is.
