@@ -80,6 +80,14 @@ pub fn helm() -> Result<PathBuf, BedError> {
     go_program("helm", "helm", "helm.sh/helm/v4/cmd/helm")
 }
 
+/// The DNS of a node: CoreDNS as pinned in `tests/bed/dns`.
+///
+/// # Errors
+/// As [`go_program`].
+pub fn dns() -> Result<PathBuf, BedError> {
+    go_program("dns", "coredns", ".")
+}
+
 /// The folder of etcd, kube-apiserver, kube-controller-manager, kubectl, kubelet, kube-scheduler and kube-proxy.
 ///
 /// # Errors
