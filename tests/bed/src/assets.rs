@@ -52,9 +52,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(20);
 /// If a tool that is needed is missing or a build fails, with the end of its output.
 pub fn ensure() -> Result<Assets, BedError> {
     let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let cache = cache_folder()?;
-    let lock = during("the cache's lock", File::create(cache.join("lock")))?;
-    during("the cache's lock", lock.lock())?;
+    let (cache, _lock) = locked_cache()?;
     let kubernetes = Kubernetes::pinned(&sources, &cache)?;
     let given = std::env::var_os("KUBEBUILDER_ASSETS").filter(|folder| !folder.is_empty()).map(PathBuf::from);
     let of_given = |program: (&'static str, &'static str)| match &given {
@@ -80,6 +78,15 @@ pub fn helm() -> Result<PathBuf, BedError> {
     go_program("helm", "helm", "helm.sh/helm/v4/cmd/helm")
 }
 
+/// The storage emulator's script, in its `node_modules`.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn emulator() -> Result<PathBuf, BedError> {
+    let (cache, _lock) = locked_cache()?;
+    azurite(&PathBuf::from(env!("CARGO_MANIFEST_DIR")), &cache)
+}
+
 /// The DNS of a node: CoreDNS as pinned in `tests/bed/dns`.
 ///
 /// # Errors
@@ -93,9 +100,7 @@ pub fn dns() -> Result<PathBuf, BedError> {
 /// # Errors
 /// As [`ensure`].
 pub fn node() -> Result<PathBuf, BedError> {
-    let cache = cache_folder()?;
-    let lock = during("the cache's lock", File::create(cache.join("lock")))?;
-    during("the cache's lock", lock.lock())?;
+    let (cache, _lock) = locked_cache()?;
     let kubernetes = Kubernetes::pinned(&PathBuf::from(env!("CARGO_MANIFEST_DIR")), &cache)?;
     for program in [ETCD, API_SERVER, CONTROLLER_MANAGER, KUBECTL].into_iter().chain(NODE_PROGRAMS) {
         kubernetes.built(program)?;
@@ -110,9 +115,7 @@ pub fn node() -> Result<PathBuf, BedError> {
 /// If Go is missing or the build fails, with the end of its output.
 pub fn go_program(module: &str, name: &str, package: &str) -> Result<PathBuf, BedError> {
     let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(module);
-    let cache = cache_folder()?;
-    let lock = during("the cache's lock", File::create(cache.join("lock")))?;
-    during("the cache's lock", lock.lock())?;
+    let (cache, _lock) = locked_cache()?;
     let mut texts = Vec::new();
     let mut files: Vec<PathBuf> =
         during(sources.display(), std::fs::read_dir(&sources))?.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -124,6 +127,14 @@ pub fn go_program(module: &str, name: &str, package: &str) -> Result<PathBuf, Be
     let folder = cache.join(format!("{module}-{}", digest(&texts.iter().map(String::as_str).collect::<Vec<_>>())));
     during(format!("making {}", folder.display()), std::fs::create_dir_all(&folder))?;
     go_build(&sources, &folder, name, name, package, "-s -w")
+}
+
+/// The cache's folder, and the lock that keeps other processes out of it until it is dropped.
+fn locked_cache() -> Result<(PathBuf, File), BedError> {
+    let cache = cache_folder()?;
+    let lock = during("the cache's lock", File::create(cache.join("lock")))?;
+    during("the cache's lock", lock.lock())?;
+    Ok((cache, lock))
 }
 
 fn cache_folder() -> Result<PathBuf, BedError> {

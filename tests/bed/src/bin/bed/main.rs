@@ -25,7 +25,7 @@ struct Args {
 enum What {
     /// Build the servers' programs that are not in the cache
     Build,
-    /// Build what a real node runs; print a line each: the folder of its programs, its DNS, helm
+    /// Build what a real node runs; print a line each: the folder of its programs, its DNS, helm, the emulator
     Node,
     /// Count the runs of a hub by their history; an error if one is lost, doubled or without an end
     Census(census::Census),
@@ -46,7 +46,9 @@ fn main() -> ExitCode {
 fn run(args: Args) -> Result<(), BedError> {
     match args.command {
         What::Node => {
-            println!("{}\n{}\n{}", assets::node()?.display(), assets::dns()?.display(), assets::helm()?.display());
+            for path in [assets::node()?, assets::dns()?, assets::helm()?, assets::emulator()?] {
+                println!("{}", path.display());
+            }
             return Ok(());
         }
         What::Census(census) => {
