@@ -33,6 +33,8 @@ pub struct Metrics {
     pub orchestrations: OrchestrationMetrics,
     /// Of the hubs' budgets.
     pub limiter: LimiterMetrics,
+    /// Of the lease.
+    pub leader: LeaderMetrics,
 }
 
 impl Metrics {
@@ -46,7 +48,8 @@ impl Metrics {
         let poller = PollerMetrics::register(registry.sub_registry_with_prefix("poller"));
         let orchestrations = OrchestrationMetrics::register(registry.sub_registry_with_prefix("orchestration"));
         let limiter = LimiterMetrics::register(registry.sub_registry_with_prefix("limiter"));
-        Metrics { registry, reconciles, storage, api, poller, orchestrations, limiter }
+        let leader = LeaderMetrics::register(&mut registry);
+        Metrics { registry, reconciles, storage, api, poller, orchestrations, limiter, leader }
     }
 
     /// The text that Prometheus reads (OpenMetrics).
@@ -290,6 +293,21 @@ impl OrchestrationMetrics {
             "Deletions of objects that were not carried into the hub in time",
             metrics.given_up.clone(),
         );
+        metrics
+    }
+}
+
+/// Which of several operators works.
+#[derive(Clone, Default)]
+pub struct LeaderMetrics {
+    /// 1 while this one does.
+    pub leading: Gauge,
+}
+
+impl LeaderMetrics {
+    fn register(registry: &mut Registry) -> LeaderMetrics {
+        let metrics = LeaderMetrics::default();
+        registry.register("leader", "1 while this operator leads, 0 while it stands by", metrics.leading.clone());
         metrics
     }
 }

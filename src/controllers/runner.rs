@@ -31,7 +31,9 @@ use super::watch;
 use crate::admin::Gate;
 use crate::api::{Envelope, Kind, PAUSED_ANNOTATION};
 use crate::hubs::Dependent;
+use crate::lease::Leading;
 use crate::metrics::ReconcileMetrics;
+use crate::refusal;
 use crate::shutdown::Shutdown;
 
 /// The longest pause after failures.
@@ -111,6 +113,7 @@ struct Run<R: Reconciler> {
     existing: Mutex<HashMap<String, ObjectRef<Envelope<R::Kind>>>>,
     metrics: ReconcileMetrics,
     time_out: Duration,
+    leading: Leading,
 }
 
 /// What a controller runs with.
@@ -125,6 +128,8 @@ pub struct Setup<K: Kind> {
     pub listed: Gate,
     /// When to stop.
     pub shutdown: Shutdown,
+    /// Without it nothing is begun any more.
+    pub leading: Leading,
     /// What is counted.
     pub metrics: ReconcileMetrics,
     /// The watches, one for each namespace that is watched, and the store that they fill.
@@ -154,9 +159,16 @@ impl<K: Kind> Watched<K> {
 
 /// Runs the controller of `reconciler` until the shutdown begins, and lets reconciles under way finish.
 pub async fn run<R: Reconciler>(reconciler: R, setup: Setup<R::Kind>) {
-    let Setup { concurrency, time_out, triggers, listed, shutdown, metrics, watched } = setup;
-    let run =
-        Arc::new(Run { reconciler, newest: Newest::new(), failures: Mutex::default(), existing: Mutex::default(), metrics, time_out });
+    let Setup { concurrency, time_out, triggers, listed, shutdown, leading, metrics, watched } = setup;
+    let run = Arc::new(Run {
+        reconciler,
+        newest: Newest::new(),
+        failures: Mutex::default(),
+        existing: Mutex::default(),
+        metrics,
+        time_out,
+        leading,
+    });
     let Watched { apis, writer, store } = watched;
     let events = watch::all(apis).inspect({
         let run = run.clone();
@@ -217,7 +229,7 @@ impl<R: Reconciler> Run<R> {
                 lock(&self.existing).remove(object.uid());
                 self.forget(&ObjectRef::from_obj(object), object.uid());
             }
-            Err(_) => {}
+            Err(error) => listed.say(refusal::explain_watch(error)),
         }
     }
 
@@ -228,6 +240,10 @@ impl<R: Reconciler> Run<R> {
     }
 
     async fn reconcile(&self, object: Arc<Envelope<R::Kind>>) -> Action {
+        if !self.leading.is_held() {
+            // A process that was stopped and goes on may come here before it hears that it has to end.
+            return Action::await_change();
+        }
         let object = self.newest.or_newer(object);
         if object.annotation(PAUSED_ANNOTATION) == Some("true") && object.meta().deletion_timestamp.is_none() {
             return Action::await_change();
