@@ -4,6 +4,7 @@
 mod crash;
 mod crash_control;
 mod first_run;
+mod gitops;
 mod idle;
 mod leaders;
 mod orchestration;
