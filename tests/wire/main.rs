@@ -3,4 +3,5 @@
 
 mod crds;
 mod docs;
+mod gitops;
 mod layering;

@@ -129,7 +129,7 @@ const TASK_HUB: &str = "TaskHub";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_fixtures_are_what_the_operator_writes_with_workers() {
     let world = World::new("gitops_states").await;
-    let _worker = world.worker().await;
+    let worker = world.worker().await;
     world.secret(&world.connection_string());
 
     // Nobody has looked yet: the moment after each apply.
@@ -230,6 +230,18 @@ async fn the_fixtures_are_what_the_operator_writes_with_workers() {
     ] {
         world.fixture(EVENT, name, reason, &format!("{health}_{}", name.replace('-', "_"))).await;
     }
+
+    // Nobody takes the message that ends the run, so the deletion waits.
+    world.run_of("deleting", "Approval", json!({"deletionPolicy": "Terminate"}));
+    world.object_says(ORCHESTRATION, "deleting", "Running").await;
+    drop(worker);
+    world.kubectl(&["delete", "orchestration", "deleting", "--wait=false"]);
+    let deleting = eventually("the deletion waits for the end of the run", async || {
+        let object = world.object(ORCHESTRATION, "deleting");
+        if object["status"]["pending"]["phase"] == "Sent" { Ok(object) } else { Err(object.to_string()) }
+    })
+    .await;
+    is_fixture(&world, ORCHESTRATION, "progressing_deleting", deleting);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -241,13 +253,9 @@ async fn the_fixtures_are_what_the_operator_writes_without_workers() {
     world.fixture(TASK_HUB, "hub", "Connected", "healthy_no_workers").await;
     world.run_of("waits", "Echo", json!({}));
     world.run_of("missing", "Echo", json!({}));
-    world.run_of("deleting", "Echo", json!({"deletionPolicy": "Terminate"}));
     world.event_of("waiting-for-start", "waits", json!({}));
     world.fixture(ORCHESTRATION, "waits", "Enqueued", "progressing_enqueued").await;
     world.fixture(EVENT, "waiting-for-start", "WaitingForStart", "progressing_waiting_for_start").await;
-    world.object_says(ORCHESTRATION, "deleting", "Enqueued").await;
-    world.kubectl(&["delete", "orchestration", "deleting", "--wait=false"]);
-    is_fixture(&world, ORCHESTRATION, "progressing_deleting", world.object(ORCHESTRATION, "deleting"));
 
     // 30 s become 1.5 s.
     drop(operator);
