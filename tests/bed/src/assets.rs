@@ -126,6 +126,26 @@ pub fn go_program(module: &str, name: &str, package: &str) -> Result<PathBuf, Be
     go_build(&sources, &folder, name, name, package, "-s -w")
 }
 
+/// The folder of a published Go module, for files in it that are no Go: `sum` is its hash as `go.sum` has it. Nothing is built, and
+/// nothing of what the module depends on is fetched.
+///
+/// # Errors
+/// If Go is missing, the module cannot be fetched, or it has another hash.
+pub fn go_module(path: &str, version: &str, sum: &str) -> Result<PathBuf, BedError> {
+    let module = format!("{path}@{version}");
+    let what = format!("fetching {module}");
+    let mut command = Command::new(tool("go", "Go 1.26 or newer")?);
+    // The hash stands here, so nobody else has to be asked for it. Outside of any module, and with the Go that is there.
+    command.current_dir(cache_folder()?).env("GONOSUMDB", path).env("GOTOOLCHAIN", "local").env("GOWORK", "off");
+    let output = during(&what, command.args(["mod", "download", "-json", &module]).stdin(Stdio::null()).output())?;
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    match (answer["Dir"].as_str(), answer["Sum"].as_str()) {
+        (Some(folder), Some(found)) if found == sum => Ok(PathBuf::from(folder)),
+        (Some(_), Some(found)) => Err(BedError::new(format!("{module} has the hash {found}, and not {sum}"))),
+        _ => Err(BedError::new(format!("{what} failed: {}{}", answer["Error"], String::from_utf8_lossy(&output.stderr)))),
+    }
+}
+
 fn cache_folder() -> Result<PathBuf, BedError> {
     let base = match std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()) {
         Some(folder) => PathBuf::from(folder),

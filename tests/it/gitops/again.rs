@@ -83,7 +83,11 @@ impl Tool {
             manifest("TaskHub", tool, json!({"hubName": world.hub_name.as_str(), "connection": connection, "polling": polling})),
             run("create", "HelloSequence", json!({})),
             run("create-id", "HelloSequence", json!({"instanceId": named("create-id")})),
-            run("adopts", "HelloSequence", json!({"startPolicy": "CreateOrAdopt", "instanceId": named("adopts"), "input": {"value": {"a": 1.0}}})),
+            run(
+                "adopts",
+                "HelloSequence",
+                json!({"startPolicy": "CreateOrAdopt", "instanceId": named("adopts"), "input": {"value": {"a": 1.0}}}),
+            ),
             run("app", "HelloSequence", json!({"startPolicy": "Adopt", "instanceId": named("app")})),
             run("approval", "Approval", json!({"instanceId": named("approval")})),
             run("rewound", "Flaky", rewound),
@@ -113,8 +117,16 @@ impl World {
     async fn rows_of_the_hub(&self) -> String {
         let mut all = String::new();
         for table in [self.hub_name.instances_table(), self.hub_name.history_table()] {
-            let mut rows: Vec<String> =
-                self.storage().table(&table).query(&Query::default()).await.unwrap().entities.iter().map(|row| format!("{row:?}")).collect();
+            let mut rows: Vec<String> = self
+                .storage()
+                .table(&table)
+                .query(&Query::default())
+                .await
+                .unwrap()
+                .entities
+                .iter()
+                .map(|row| format!("{row:?}"))
+                .collect();
             rows.sort();
             all += &rows.join("\n");
         }
@@ -220,10 +232,17 @@ async fn objects_that_are_deleted_and_applied_again_find_their_runs() {
         world.all_say("Orchestration", name, "Completed").await;
     }
     world.all_say("OrchestrationEvent", "approve", "Sent").await;
-    let first: Vec<String> =
-        TOOLS.iter().map(|tool| world.object("Orchestration", &format!("{}-create", tool.name()))["status"]["instanceId"].to_string()).collect();
+    let first: Vec<String> = TOOLS
+        .iter()
+        .map(|tool| world.object("Orchestration", &format!("{}-create", tool.name()))["status"]["instanceId"].to_string())
+        .collect();
     for round in 0..2 {
-        world.kubectl(&["delete", "orchestrations.durable-operator.dev,orchestrationevents.durable-operator.dev", "--all", "--timeout=60s"]);
+        world.kubectl(&[
+            "delete",
+            "orchestrations.durable-operator.dev,orchestrationevents.durable-operator.dev",
+            "--all",
+            "--timeout=60s",
+        ]);
         for _ in 0..TIMES {
             for tool in TOOLS {
                 tool.apply(&world, &tool.set(&world, None));

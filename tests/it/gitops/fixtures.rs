@@ -79,15 +79,11 @@ fn is_fixture(world: &World, kind: &str, file: &str, object: Value) {
         std::fs::write(&path, serde_saphyr::to_string(&found).unwrap()).unwrap();
         return;
     }
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}; write it with UPDATE_EXPECTED=1", path.display()));
+    let text =
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}; write it with UPDATE_EXPECTED=1", path.display()));
     let expected: Value = serde_saphyr::from_str(&text).unwrap();
     let shown = |value: &Value| serde_json::to_string_pretty(value).unwrap();
-    assert_eq!(
-        shown(&found),
-        shown(&expected),
-        "{} has drifted; if that is wanted, write it anew with UPDATE_EXPECTED=1",
-        path.display()
-    );
+    assert_eq!(shown(&found), shown(&expected), "{} has drifted; if that is wanted, write it anew with UPDATE_EXPECTED=1", path.display());
 }
 
 impl World {
@@ -142,7 +138,8 @@ async fn the_fixtures_are_what_the_operator_writes_with_workers() {
     }
 
     let _operator = world.operator().await;
-    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "broken"}, "stringData": {"connectionString": "broken"}});
+    let secret =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "broken"}, "stringData": {"connectionString": "broken"}});
     world.apply(&secret);
     world.hub_of("secret-not-found", "OrdersHub", "absent");
     world.hub_of("invalid-connection-string", "OrdersHub", "broken");
