@@ -87,6 +87,34 @@ pub fn emulator() -> Result<PathBuf, BedError> {
     azurite(&PathBuf::from(env!("CARGO_MANIFEST_DIR")), &cache)
 }
 
+/// Checks objects against the published types of their kinds, those of Argo CD, Flux and the Prometheus Operator; a field that a
+/// type does not know is an error.
+///
+/// # Errors
+/// What the compiler says of the objects, or that it could not be run.
+pub fn check_published_types(objects: &[serde_json::Value]) -> Result<(), BedError> {
+    let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("schemas");
+    let folder = {
+        let (cache, _lock) = locked_cache()?;
+        npm_installed(&sources, &cache, "schemas", "published types of other projects' kinds")?
+    };
+    let mut check = Command::new(tool("node", "Node.js 20 or newer")?)
+        .arg(sources.join("check.mjs"))
+        .arg(&folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut input) = check.stdin.take() {
+        input.write_all(serde_json::Value::from(objects).to_string().as_bytes())?;
+    }
+    let output = check.wait_with_output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(BedError::new(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))))
+}
+
 /// The DNS of a node: CoreDNS as pinned in `tests/bed/dns`.
 ///
 /// # Errors
@@ -205,23 +233,28 @@ fn go_build(sources: &Path, folder: &Path, name: &str, title: &str, package: &st
 }
 
 fn azurite(sources: &Path, cache: &Path) -> Result<PathBuf, BedError> {
+    let folder = npm_installed(sources, cache, "azurite", "the storage emulator")?;
+    Ok(folder.join("node_modules/azurite/dist/src/azurite.js"))
+}
+
+/// A folder of the cache with the packages that `sources` locks.
+fn npm_installed(sources: &Path, cache: &Path, name: &str, title: &str) -> Result<PathBuf, BedError> {
     let lock = read(sources, "package-lock.json")?;
-    let folder = cache.join(format!("azurite-{}", digest(&[&lock])));
-    let script = "node_modules/azurite/dist/src/azurite.js";
-    if folder.join(script).is_file() {
-        return Ok(folder.join(script));
+    let folder = cache.join(format!("{name}-{}", digest(&[&lock])));
+    if folder.is_dir() {
+        return Ok(folder);
     }
-    let unfinished = cache.join(".azurite.new");
+    let unfinished = cache.join(format!(".{name}.new"));
     let _ = std::fs::remove_dir_all(&unfinished);
-    during("making a folder for the storage emulator", std::fs::create_dir_all(&unfinished))?;
+    during(format!("making a folder for {title}"), std::fs::create_dir_all(&unfinished))?;
     for file in ["package.json", "package-lock.json"] {
         during(format!("copying {file}"), std::fs::copy(sources.join(file), unfinished.join(file)))?;
     }
     let mut command = Command::new(tool("npm", "npm, which comes with Node.js 20")?);
     command.current_dir(&unfinished).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
-    run("installing the storage emulator", &cache.join("azurite.build.log"), command)?;
-    during("keeping the storage emulator", std::fs::rename(&unfinished, &folder))?;
-    Ok(folder.join(script))
+    run(&format!("installing {title}"), &cache.join(format!("{name}.build.log")), command)?;
+    during(format!("keeping {title}"), std::fs::rename(&unfinished, &folder))?;
+    Ok(folder)
 }
 
 fn read(folder: &Path, file: &str) -> Result<String, BedError> {
