@@ -44,6 +44,18 @@ pub struct Args {
     #[arg(long, env = "DURABLE_AUTHORITY_HOST", value_name = "URL", value_parser = authority_host)]
     pub authority_host: Option<String>,
 
+    /// Work only while this operator holds the lease `durable-operator`, so that of several one works and the others stand by
+    #[arg(long, env = "DURABLE_LEADER_ELECTION", value_name = "true|false", default_value_t = true, action = clap::ArgAction::Set, hide_possible_values = true)]
+    pub leader_election: bool,
+
+    /// Namespace of the lease: operators that share it are replicas of one [default: the pod's namespace, or that of the kubeconfig's context, or `default`]
+    #[arg(long, env = "DURABLE_LEASE_NAMESPACE", value_name = "NAMESPACE")]
+    pub lease_namespace: Option<String>,
+
+    /// This operator's name in the lease, which no other may have; a pod's is the pod's name [default: the host's name and a random suffix]
+    #[arg(long, env = "DURABLE_LEASE_IDENTITY", value_name = "IDENTITY")]
+    pub lease_identity: Option<String>,
+
     /// Send traces to this OpenTelemetry receiver (OTLP over HTTP), for example http://collector:4318 [default: no traces]
     #[arg(long, env = "DURABLE_OTLP_ENDPOINT", value_name = "URL", value_parser = otlp_endpoint)]
     pub otlp_endpoint: Option<Endpoint>,
@@ -68,6 +80,17 @@ pub struct Config {
     pub allowed_endpoints: AllowedEndpoints,
     /// Who is asked for the tokens of workload identities, if not the cloud.
     pub authority_host: Option<String>,
+    /// The lease that is held while working; none works without.
+    pub lease: Option<LeaseConfig>,
+}
+
+/// The lease, and who holds it.
+#[derive(Debug, Clone)]
+pub struct LeaseConfig {
+    /// Where the lease is, if not in the client's own namespace.
+    pub namespace: Option<String>,
+    /// The name of this operator in it.
+    pub identity: String,
 }
 
 /// The hosts that credentials may be sent to.
@@ -153,8 +176,25 @@ impl From<&Args> for Config {
             admin_address: args.admin_address,
             allowed_endpoints: AllowedEndpoints::new(&args.allowed_endpoint_suffixes),
             authority_host: args.authority_host.clone(),
+            lease: args.leader_election.then(|| LeaseConfig {
+                namespace: not_empty(args.lease_namespace.as_deref()),
+                identity: not_empty(args.lease_identity.as_deref()).unwrap_or_else(unique_identity),
+            }),
         }
     }
+}
+
+/// A variable that is set to nothing is not set.
+fn not_empty(text: Option<&str>) -> Option<String> {
+    text.map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// The host's name for people, and a random part so that two operators on one host differ.
+fn unique_identity() -> String {
+    let host = std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok());
+    let host = not_empty(host.as_deref()).unwrap_or_else(|| "operator".to_owned());
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    format!("{host}-{}", random.get(..8).unwrap_or(&random))
 }
 
 #[cfg(test)]
@@ -166,6 +206,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_lease_is_held_unless_told_otherwise() {
+        let config = |arguments: &[&str]| Config::from(&Args::parse_from(std::iter::once(&"durable-operator").chain(arguments)));
+        assert!(config(&["--leader-election", "false"]).lease.is_none());
+        let (one, another) = (config(&["--leader-election=true"]).lease.unwrap(), config(&["--lease-identity", ""]).lease.unwrap());
+        assert_ne!(one.identity, another.identity);
+        let of_pod = config(&["--lease-identity", "operator-7c9f-x2x4q", "--lease-namespace", "durable"]).lease.unwrap();
+        assert_eq!((of_pod.identity.as_str(), of_pod.namespace.as_deref()), ("operator-7c9f-x2x4q", Some("durable")));
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //!     |       ^                                |                    |
 //!     |       |                                v                    |
 //!     |    poller  <----  hubs  ------>  durable-taskhub            |
-//!     |    admin (/livez, /readyz, /metrics)                        |
+//!     |    lease (who leads)      admin (/livez, /readyz, /metrics) |
 //!     +-------------------------------------------------------------+
 //! ```
 //!
@@ -30,8 +30,10 @@
 //! | [`connection`] | from a TaskHub and its Secret or identity to a storage account, or why not |
 //! | [`workload_identity`] | tokens for storage accounts from the service accounts of tenants |
 //! | [`operator`] | the composition root: the only module that knows all others |
+//! | [`lease`] | which of several operators works: a claim with an expiry |
 //! | [`admin`], [`metrics`], [`telemetry`], [`traces`], [`shutdown`], [`config`] | what surrounds every service |
 //! | [`changes`], [`crash_points`] | a set of notices for one consumer; where tests make the operator die |
+//! | [`refusal`] | what an error of the API server means to the person who runs the operator |
 //!
 //! The client of task hubs is a library of its own, `durable-taskhub` in `crates/taskhub`, which knows no Kubernetes. The
 //! sample worker in `crates/worker` is for demos and tests. `tests/bed` brings up real servers for both.
@@ -47,7 +49,7 @@
 //!   recorded in a status (`controllers/orchestration/act/control.rs`, `controllers/orchestration_event/act.rs`).
 //! - One control message per instance is under way; nothing holds an object that is deleted for longer than five minutes.
 //! - Whatever is decided is computed from namespace, name and UID: a repeat after any crash sends the same start again,
-//!   which the engine swallows. Two operators at once are only wasteful, never wrong.
+//!   which the engine swallows. Two operators at once are only wasteful, never wrong: the lease is an economy, not the safety.
 //! - A row that is already there is never overwritten; nothing is concluded from a hub that cannot be asked.
 //! - A status is written whole, over the copy that was decided upon and no newer one, and only if it says something new.
 //! - No panic, no deep nesting and no unreadable field of one object reaches another.
@@ -63,9 +65,11 @@ pub mod connection;
 pub mod controllers;
 pub mod crash_points;
 pub mod hubs;
+pub mod lease;
 pub mod metrics;
 pub mod operator;
 pub mod poller;
+pub mod refusal;
 pub mod shutdown;
 pub mod telemetry;
 pub mod traces;

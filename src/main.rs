@@ -17,7 +17,8 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::FAILURE
+            // Not by returning: the runtime would let tasks go on for a moment, and another operator may work now.
+            std::process::exit(1)
         }
     }
 }

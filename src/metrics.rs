@@ -40,6 +40,8 @@ pub struct Metrics {
     pub orchestrations: OrchestrationMetrics,
     /// Of the hubs' budgets.
     pub limiter: LimiterMetrics,
+    /// Of the lease.
+    pub leader: LeaderMetrics,
     /// Of each TaskHub.
     pub task_hubs: TaskHubMetrics,
     /// Of the export of traces.
@@ -60,7 +62,8 @@ impl Metrics {
         let task_hubs = TaskHubMetrics::default();
         registry.register_collector(Box::new(task_hubs.clone()));
         let traces = TraceMetrics::register(registry.sub_registry_with_prefix("trace"));
-        Metrics { registry, reconciles, storage, api, poller, orchestrations, limiter, task_hubs, traces }
+        let leader = LeaderMetrics::register(&mut registry);
+        Metrics { registry, reconciles, storage, api, poller, orchestrations, limiter, leader, task_hubs, traces }
     }
 
     /// The text that Prometheus reads (OpenMetrics).
@@ -342,6 +345,21 @@ impl OrchestrationMetrics {
             "Deletions of objects that were not carried into the hub in time",
             metrics.given_up.clone(),
         );
+        metrics
+    }
+}
+
+/// Which of several operators works.
+#[derive(Clone, Default)]
+pub struct LeaderMetrics {
+    /// 1 while this one does.
+    pub leading: Gauge,
+}
+
+impl LeaderMetrics {
+    fn register(registry: &mut Registry) -> LeaderMetrics {
+        let metrics = LeaderMetrics::default();
+        registry.register("leader", "1 while this operator leads, 0 while it stands by", metrics.leading.clone());
         metrics
     }
 }

@@ -31,7 +31,9 @@ use super::watch;
 use crate::admin::Gate;
 use crate::api::{Envelope, Kind, PAUSED_ANNOTATION};
 use crate::hubs::Dependent;
+use crate::lease::Leading;
 use crate::metrics::{Queue, ReconcileMetrics};
+use crate::refusal;
 use crate::shutdown::Shutdown;
 
 /// The longest pause after failures.
@@ -113,6 +115,7 @@ struct Run<R: Reconciler> {
     /// Who waits for a reconcile.
     queue: Queue,
     time_out: Duration,
+    leading: Leading,
 }
 
 /// What a controller runs with.
@@ -127,6 +130,8 @@ pub struct Setup<K: Kind> {
     pub listed: Gate,
     /// When to stop.
     pub shutdown: Shutdown,
+    /// Without it nothing is begun any more.
+    pub leading: Leading,
     /// What is counted.
     pub metrics: ReconcileMetrics,
     /// The watches, one for each namespace that is watched, and the store that they fill.
@@ -156,7 +161,7 @@ impl<K: Kind> Watched<K> {
 
 /// Runs the controller of `reconciler` until the shutdown begins, and lets reconciles under way finish.
 pub async fn run<R: Reconciler>(reconciler: R, setup: Setup<R::Kind>) {
-    let Setup { concurrency, time_out, triggers, listed, shutdown, metrics, watched } = setup;
+    let Setup { concurrency, time_out, triggers, listed, shutdown, leading, metrics, watched } = setup;
     let queue = metrics.begin(R::KIND);
     let run = Arc::new(Run {
         reconciler,
@@ -166,6 +171,7 @@ pub async fn run<R: Reconciler>(reconciler: R, setup: Setup<R::Kind>) {
         metrics,
         queue: queue.clone(),
         time_out,
+        leading,
     });
     let Watched { apis, writer, store } = watched;
     let events = watch::all(apis).inspect({
@@ -244,7 +250,7 @@ impl<R: Reconciler> Run<R> {
                 lock(&self.existing).remove(object.uid());
                 self.forget(&ObjectRef::from_obj(object), object.uid());
             }
-            Err(_) => {}
+            Err(error) => listed.say(refusal::explain_watch(error)),
         }
     }
 
@@ -256,6 +262,10 @@ impl<R: Reconciler> Run<R> {
 
     /// Reconciles, and knows from when on the object waits again.
     async fn reconcile(&self, object: Arc<Envelope<R::Kind>>) -> Action {
+        if !self.leading.is_held() {
+            // A process that was stopped and goes on may come here before it hears that it has to end.
+            return Action::await_change();
+        }
         let object = self.newest.or_newer(object);
         let reference = ObjectRef::from_obj(&*object);
         self.queue.remove(object.namespace(), object.name());

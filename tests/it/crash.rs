@@ -101,7 +101,7 @@ async fn what_is_left(world: &World, point: &str) {
     assert_eq!(runs.messages(), u64::from(message), "{point}");
     assert_eq!(status.execution_id.is_some(), accepted, "{point}: {status:?}");
     if !accepted {
-        assert_eq!(status, OrchestrationStatus::default(), "{point}");
+        assert_eq!(status, OrchestrationStatus { observed_generation: Some(-1), ..OrchestrationStatus::default() }, "{point}");
     }
     for id in instances {
         assert_eq!(runs.column(&id, "RuntimeStatus").as_deref(), Some("Pending"), "{point}");

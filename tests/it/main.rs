@@ -4,6 +4,8 @@
 mod crash;
 mod crash_control;
 mod first_run;
+mod gitops;
+mod high_availability;
 mod idle;
 mod leaders;
 mod orchestration;

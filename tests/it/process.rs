@@ -66,24 +66,43 @@ async fn a_second_signal_stops_it_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
+/// Rights that are given to a user one by one.
+struct Rights<'a> {
+    world: &'a World,
+    user: String,
+}
+
+impl Rights<'_> {
+    fn grant(&self, name: &str, kind: &str, rule: serde_json::Value) {
+        let api = "rbac.authorization.k8s.io/v1";
+        let name = format!("{name}-{}", self.world.namespace);
+        let subject = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": self.user});
+        let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name});
+        self.world.apply(&json!({"apiVersion": api, "kind": kind, "metadata": {"name": name}, "rules": [rule]}));
+        self.world.apply(&json!({
+            "apiVersion": api, "kind": format!("{kind}Binding"), "metadata": {"name": name}, "subjects": [subject], "roleRef": role
+        }));
+    }
+}
+
 /// A control plane of its own, without CRDs at first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readiness_names_the_missing_crds_and_heals() {
     let control_plane = ControlPlane::start(&assets::ensure().unwrap()).unwrap();
     let admin = azurite::free_address().unwrap();
     let (kubeconfig, address) = (control_plane.kubeconfig().to_string_lossy().into_owned(), admin.to_string());
-    let environment = [("KUBECONFIG", kubeconfig.as_str()), ("DURABLE_ADMIN_ADDRESS", &address)];
+    let environment = [("KUBECONFIG", kubeconfig.as_str()), ("DURABLE_ADMIN_ADDRESS", &address), ("DURABLE_LEASE_IDENTITY", "pod-1")];
     let arguments: [&str; 0] = [];
     let process = Process::start("operator", control_plane.folder(), &binaries::operator().unwrap(), arguments, environment).unwrap();
     let operator = OperatorProcess { process, admin };
-    let missing = eventually("it says that it is not ready", async || match operator.get("/readyz").await {
-        Ok((503, text)) => Ok(text),
+    let crd = |plural: &str| format!("{plural}.durable-operator.dev: it is not installed: apply the files of crds/");
+    let wanted =
+        [crd("orchestrations"), crd("orchestrationevents"), crd("taskhubs"), "lease durable-operator in namespace default".to_owned()];
+    eventually("it says what is missing", async || match operator.get("/readyz").await {
+        Ok((503, text)) if wanted.iter().all(|what| text.contains(what)) => Ok(()),
         other => Err(format!("{other:?}")),
     })
     .await;
-    for what in ["orchestrations.durable-operator.dev: apply the files of crds/", "taskhubs.durable-operator.dev", "first list"] {
-        assert!(missing.contains(what), "{what}: {missing}");
-    }
     assert_eq!(operator.get("/livez").await.unwrap(), (200, "ok\n".to_owned()));
     let apply = |file: &str| {
         let answer = control_plane.kubectl(&["apply", &format!("--filename=crds/{file}.yaml")]).unwrap();
@@ -98,6 +117,77 @@ async fn readiness_names_the_missing_crds_and_heals() {
     .await;
     apply("taskhubs");
     operator.until_ready().await;
+    assert_eq!(operator.get("/readyz").await.unwrap(), (200, "ok: leader\n".to_owned()));
+}
+
+/// Right after right is given, and each time `/readyz` names the next one that is missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readiness_names_the_missing_rights_and_heals() {
+    let world = World::without_hub("missing_rights").await;
+    let user = format!("operator-{}", world.namespace);
+    let kubeconfig = bed().control_plane.kubeconfig_for(&user, &[]).unwrap();
+    let rights = Rights { world: &world, user };
+    let kubeconfig = kubeconfig.to_string_lossy();
+    let environment = [("KUBECONFIG", &*kubeconfig), ("DURABLE_LEADER_ELECTION", "true")];
+    let mut operator = world.start_operator(&binaries::operator().unwrap(), &environment);
+    let until_missing = async |what: &str| {
+        eventually(&format!("it misses {what}"), async || match operator.get("/readyz").await {
+            Ok((503, text))
+                if text.contains(&format!("{what}: forbidden: ")) && text.contains("give the service account the rights of docs/") =>
+            {
+                Ok(text)
+            }
+            other => Err(format!("{other:?}")),
+        })
+        .await
+    };
+    let missing = until_missing("CustomResourceDefinition orchestrations.durable-operator.dev").await;
+    assert!(!missing.contains("apply the files"), "nobody knows whether they are there: {missing}");
+    rights.grant(
+        "crds",
+        "ClusterRole",
+        json!({"apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"], "verbs": ["get"]}),
+    );
+    let missing = until_missing(&format!("lease durable-operator in namespace {}", world.namespace)).await;
+    assert!(!missing.contains("CustomResourceDefinition"), "{missing}");
+    rights.grant(
+        "lease",
+        "Role",
+        json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}),
+    );
+    let missing = until_missing("the first list of Orchestrations").await;
+    assert!(!missing.contains("lease"), "{missing}");
+    until_missing("the first list of TaskHubs").await;
+    rights.grant("objects", "Role", json!({"apiGroups": ["durable-operator.dev"], "resources": ["*"], "verbs": ["*"]}));
+    operator.until_ready().await;
+    // A leader that may not renew any more ends, and says why.
+    world.kubectl(&["delete", "rolebinding", &format!("lease-{}", world.namespace)]);
+    let ended = operator.process.wait(PATIENCE).unwrap();
+    assert_eq!(ended.code(), Some(1), "{}", operator.process.output());
+    let output = operator.process.output();
+    assert!(output.contains("error: lease durable-operator in namespace") && output.contains("the last try failed: forbidden"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_filter_is_changed_at_run_time() {
+    let world = World::without_hub("log_filter").await;
+    let operator = world.start_operator(&binaries::operator().unwrap(), &[("DURABLE_LOG_FILTER", "info")]);
+    operator.until_ready().await;
+    assert_eq!(operator.get("/log-filter").await.unwrap(), (200, "info\n".to_owned()));
+    let lines_of = |level: &str| operator.process.output().lines().filter(|line| line.contains(level)).count();
+    assert_eq!(lines_of("TRACE"), 0);
+    assert_eq!(operator.ask("PUT", "/log-filter", "trace").await.unwrap(), (200, "trace\n".to_owned()));
+    world.orchestration("looked-at", "Echo", json!({}));
+    eventually("lines of the new level are written", async || if lines_of("TRACE") > 0 { Ok(()) } else { Err(operator.process.output()) })
+        .await;
+    let (code, text) = operator.ask("PUT", "/log-filter", "info,durable_operator=lots").await.unwrap();
+    assert!(code == 400 && text.contains("invalid log filter") && text.contains("still: trace"), "{code} {text}");
+    assert_eq!(operator.get("/log-filter").await.unwrap(), (200, "trace\n".to_owned()));
+    assert_eq!(operator.ask("PUT", "/log-filter", "off").await.unwrap().0, 200);
+    let before = operator.process.output().len();
+    world.orchestration("not-logged", "Echo", json!({}));
+    world.reason("not-logged", "TaskHubNotFound").await;
+    assert_eq!(operator.process.output().len(), before);
 }
 
 /// An operator that may list Orchestrations before it may list TaskHubs: as if that list took long.
@@ -106,16 +196,8 @@ async fn an_orchestration_whose_task_hub_is_missing_says_so_also_if_the_hubs_are
     let world = World::without_hub("listed_later").await;
     let user = format!("operator-{}", world.namespace);
     let kubeconfig = bed().control_plane.kubeconfig_for(&user, &[]).unwrap();
-    let grant = |name: &str, kind: &str, rule: serde_json::Value| {
-        let api = "rbac.authorization.k8s.io/v1";
-        let name = format!("{name}-{}", world.namespace);
-        let subject = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user});
-        let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name});
-        world.apply(&json!({"apiVersion": api, "kind": kind, "metadata": {"name": name}, "rules": [rule]}));
-        world.apply(&json!({
-            "apiVersion": api, "kind": format!("{kind}Binding"), "metadata": {"name": name}, "subjects": [subject], "roleRef": role
-        }));
-    };
+    let rights = Rights { world: &world, user };
+    let grant = |name: &str, kind: &str, rule: serde_json::Value| rights.grant(name, kind, rule);
     let ours = |resources: &[&str]| json!({"apiGroups": ["durable-operator.dev"], "resources": resources, "verbs": ["*"]});
     let crds = json!({"apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"], "verbs": ["get"]});
     grant("crds", "ClusterRole", crds);

@@ -53,8 +53,8 @@ fn documents(yaml: &str) -> impl Iterator<Item = &str> {
     yaml.split("\n---\n").map(|document| document.trim_start_matches("---\n")).filter(|document| !document.trim().is_empty())
 }
 
-/// Parses `document` as what its `kind` says, all of it.
-fn check(document: &str) -> Result<(), String> {
+/// Parses `document` of `page` as what its `kind` says, all of it.
+fn check(page: &Path, document: &str) -> Result<(), String> {
     let value: Value = serde_saphyr::from_str(document).map_err(|error| error.to_string())?;
     let kind = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
     match kind {
@@ -62,6 +62,14 @@ fn check(document: &str) -> Result<(), String> {
         ("durable-operator.dev/v1alpha1", "OrchestrationEvent") => nothing_is_lost::<OrchestrationEvent>(&value),
         ("durable-operator.dev/v1alpha1", "TaskHub") => nothing_is_lost::<TaskHub>(&value),
         ("v1", "Secret") => nothing_is_lost::<Secret>(&value),
+        // Judged by the tools' own CRDs: tests/it/gitops/page.rs applies what docs/gitops.md shows.
+        ("argoproj.io/v1alpha1", "Application")
+        | ("kustomize.toolkit.fluxcd.io/v1", "Kustomization")
+        | ("source.toolkit.fluxcd.io/v1", "GitRepository")
+            if page.ends_with("docs/gitops.md") =>
+        {
+            Ok(())
+        }
         (version, kind) => Err(format!("a {kind:?} of {version:?} is none of the kinds that the documentation may show")),
     }
 }
@@ -98,7 +106,7 @@ fn every_example_is_an_object_that_this_version_accepts() {
         for (line, block) in blocks(&read(&page), "yaml") {
             for document in documents(&block) {
                 seen += 1;
-                check(document).unwrap_or_else(|error| panic!("{}, block at line {line}: {error}", page.display()));
+                check(&page, document).unwrap_or_else(|error| panic!("{}, block at line {line}: {error}", page.display()));
             }
         }
     }
@@ -108,8 +116,8 @@ fn every_example_is_an_object_that_this_version_accepts() {
 #[test]
 fn every_sample_of_the_demo_is_an_object_that_this_version_accepts() {
     for sample in ["hub", "hello", "echo", "fail"] {
-        let text = read(&root().join(format!("tests/demo/{sample}.yaml")));
-        check(&text).unwrap_or_else(|error| panic!("{sample}.yaml: {error}"));
+        let file = root().join(format!("tests/demo/{sample}.yaml"));
+        check(&file, &read(&file)).unwrap_or_else(|error| panic!("{sample}.yaml: {error}"));
     }
 }
 
@@ -229,11 +237,13 @@ fn reasons(source: &str) -> Vec<String> {
 #[test]
 fn what_is_not_known_is_found() {
     let good = "apiVersion: durable-operator.dev/v1alpha1\nkind: Orchestration\nmetadata: {name: a}\nspec:\n  functionName: F\n  taskHubRef: {name: h}\n";
-    assert_eq!(check(good), Ok(()));
-    let unknown = check(&format!("{good}  startsAt: never\n")).unwrap_err();
+    let page = Path::new("docs/orchestrations.md");
+    assert_eq!(check(page, good), Ok(()));
+    assert!(check(page, "apiVersion: argoproj.io/v1alpha1\nkind: Application\n").is_err(), "nobody checks it on another page");
+    let unknown = check(page, &format!("{good}  startsAt: never\n")).unwrap_err();
     assert!(unknown.contains(".spec.startsAt"), "{unknown}");
-    assert!(check("kind: Deployment\n").is_err());
-    assert!(check(&good.replace("functionName: F", "functionName: [F]")).is_err());
+    assert!(check(page, "kind: Deployment\n").is_err());
+    assert!(check(page, &good.replace("functionName: F", "functionName: [F]")).is_err());
     assert_eq!(blocks("a\n```yaml\nb: 1\n```\n```text\nc\n```\n", "yaml"), [(2, "b: 1\n".to_owned())]);
     assert_eq!(documents("---\na: 1\n---\nb: 2\n").collect::<Vec<_>>(), ["a: 1", "b: 2\n"]);
 }

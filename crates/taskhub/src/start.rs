@@ -407,12 +407,14 @@ impl TaskHub {
         let written = match PreparedStart::new(request)?.write(self).await {
             Ok(written) => written,
             Err(StartError::AlreadyExists) => match self.get(id.as_str()).await? {
-                Some(row) if row.execution_id.as_deref() == Some(&execution_id) => match StartWritten::again(self, &row, trace_parent).await {
-                    Ok(written) => written,
-                    Err(NotStartable::HasStarted) => return Ok(()),
-                    Err(NotStartable::Input(PayloadError::Storage(error))) => return Err(error.into()),
-                    Err(NotStartable::Incomplete | NotStartable::Input(_)) => return Err(StartError::AlreadyExists),
-                },
+                Some(row) if row.execution_id.as_deref() == Some(&execution_id) => {
+                    match StartWritten::again(self, &row, trace_parent).await {
+                        Ok(written) => written,
+                        Err(NotStartable::HasStarted) => return Ok(()),
+                        Err(NotStartable::Input(PayloadError::Storage(error))) => return Err(error.into()),
+                        Err(NotStartable::Incomplete | NotStartable::Input(_)) => return Err(StartError::AlreadyExists),
+                    }
+                }
                 _ => return Err(StartError::AlreadyExists),
             },
             Err(error) => return Err(error),

@@ -20,11 +20,22 @@ pub use task_hub::{
 
 use kube::{CustomResourceExt, core::ObjectMeta};
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
 
 /// All CRDs, as they are committed in `crds/` and installed.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![Orchestration::crd(), OrchestrationEvent::crd(), TaskHub::crd()]
+    let mut crds = vec![Orchestration::crd(), OrchestrationEvent::crd(), TaskHub::crd()];
+    crds.iter_mut().for_each(default_to_unseen);
+    crds
+}
+
+/// Gives the status a default that speaks of no generation. kstatus takes an object without a status for one that is as it
+/// should be: who waits for it, as Flux does, would go on before the operator has looked at it.
+fn default_to_unseen(crd: &mut CustomResourceDefinition) {
+    let schemas = crd.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut());
+    for status in schemas.filter_map(|schema| schema.properties.as_mut()?.get_mut("status")) {
+        status.default = Some(JSON(serde_json::json!({"observedGeneration": -1})));
+    }
 }
 
 /// The metadata that a status write needs: which object, and which copy of it was decided upon.

@@ -215,7 +215,9 @@ pub async fn send_again(hub: &ReadyHub, wish: &Wish, instance_id: &str) -> Resul
 
 /// Sends the start message that the row stands for.
 async fn send_for(hub: &ReadyHub, instance: &Instance, wish: &Wish) -> Result<StartWritten, Failure> {
-    let written = StartWritten::again(&hub.client, instance, wish.trace.map(|trace| trace.parent)).await.map_err(|error| Failure::new("row_incomplete", error))?;
+    let written = StartWritten::again(&hub.client, instance, wish.trace.map(|trace| trace.parent))
+        .await
+        .map_err(|error| Failure::new("row_incomplete", error))?;
     send(&hub.client, &written).await?;
     Ok(written)
 }

@@ -47,7 +47,7 @@ use crate::crash_points::{self, at};
 use crate::hubs::{Dependent, HubKey, HubView, Hubs, ReadyHub, Standing as Counted};
 use crate::metrics::OrchestrationMetrics;
 use crate::poller::{Poller, Seen, Subscription};
-use crate::traces::{RunTrace, Traces};
+use crate::traces::Traces;
 
 /// An object whose hub is not known yet, since the operator has just started, is looked at again after this. It costs no request.
 const UNKNOWN_HUB_AGAIN_AFTER: Duration = Duration::from_secs(1);

@@ -52,9 +52,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(20);
 /// If a tool that is needed is missing or a build fails, with the end of its output.
 pub fn ensure() -> Result<Assets, BedError> {
     let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let cache = cache_folder()?;
-    let lock = during("the cache's lock", File::create(cache.join("lock")))?;
-    during("the cache's lock", lock.lock())?;
+    let (cache, _lock) = locked_cache()?;
     let kubernetes = Kubernetes::pinned(&sources, &cache)?;
     let given = std::env::var_os("KUBEBUILDER_ASSETS").filter(|folder| !folder.is_empty()).map(PathBuf::from);
     let of_given = |program: (&'static str, &'static str)| match &given {
@@ -80,14 +78,57 @@ pub fn helm() -> Result<PathBuf, BedError> {
     go_program("helm", "helm", "helm.sh/helm/v4/cmd/helm")
 }
 
+/// The storage emulator's script, in its `node_modules`.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn emulator() -> Result<PathBuf, BedError> {
+    let (cache, _lock) = locked_cache()?;
+    azurite(&PathBuf::from(env!("CARGO_MANIFEST_DIR")), &cache)
+}
+
+/// Checks objects against the published types of their kinds, those of Argo CD, Flux and the Prometheus Operator; a field that a
+/// type does not know is an error.
+///
+/// # Errors
+/// What the compiler says of the objects, or that it could not be run.
+pub fn check_published_types(objects: &[serde_json::Value]) -> Result<(), BedError> {
+    let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("schemas");
+    let folder = {
+        let (cache, _lock) = locked_cache()?;
+        npm_installed(&sources, &cache, "schemas", "published types of other projects' kinds")?
+    };
+    let mut check = Command::new(tool("node", "Node.js 20 or newer")?)
+        .arg(sources.join("check.mjs"))
+        .arg(&folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut input) = check.stdin.take() {
+        input.write_all(serde_json::Value::from(objects).to_string().as_bytes())?;
+    }
+    let output = check.wait_with_output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(BedError::new(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))))
+}
+
+/// The DNS of a node: CoreDNS as pinned in `tests/bed/dns`.
+///
+/// # Errors
+/// As [`go_program`].
+pub fn dns() -> Result<PathBuf, BedError> {
+    go_program("dns", "coredns", ".")
+}
+
 /// The folder of etcd, kube-apiserver, kube-controller-manager, kubectl, kubelet, kube-scheduler and kube-proxy.
 ///
 /// # Errors
 /// As [`ensure`].
 pub fn node() -> Result<PathBuf, BedError> {
-    let cache = cache_folder()?;
-    let lock = during("the cache's lock", File::create(cache.join("lock")))?;
-    during("the cache's lock", lock.lock())?;
+    let (cache, _lock) = locked_cache()?;
     let kubernetes = Kubernetes::pinned(&PathBuf::from(env!("CARGO_MANIFEST_DIR")), &cache)?;
     for program in [ETCD, API_SERVER, CONTROLLER_MANAGER, KUBECTL].into_iter().chain(NODE_PROGRAMS) {
         kubernetes.built(program)?;
@@ -102,9 +143,7 @@ pub fn node() -> Result<PathBuf, BedError> {
 /// If Go is missing or the build fails, with the end of its output.
 pub fn go_program(module: &str, name: &str, package: &str) -> Result<PathBuf, BedError> {
     let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(module);
-    let cache = cache_folder()?;
-    let lock = during("the cache's lock", File::create(cache.join("lock")))?;
-    during("the cache's lock", lock.lock())?;
+    let (cache, _lock) = locked_cache()?;
     let mut texts = Vec::new();
     let mut files: Vec<PathBuf> =
         during(sources.display(), std::fs::read_dir(&sources))?.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -116,6 +155,14 @@ pub fn go_program(module: &str, name: &str, package: &str) -> Result<PathBuf, Be
     let folder = cache.join(format!("{module}-{}", digest(&texts.iter().map(String::as_str).collect::<Vec<_>>())));
     during(format!("making {}", folder.display()), std::fs::create_dir_all(&folder))?;
     go_build(&sources, &folder, name, name, package, "-s -w")
+}
+
+/// The cache's folder, and the lock that keeps other processes out of it until it is dropped.
+fn locked_cache() -> Result<(PathBuf, File), BedError> {
+    let cache = cache_folder()?;
+    let lock = during("the cache's lock", File::create(cache.join("lock")))?;
+    during("the cache's lock", lock.lock())?;
+    Ok((cache, lock))
 }
 
 fn cache_folder() -> Result<PathBuf, BedError> {
@@ -186,23 +233,28 @@ fn go_build(sources: &Path, folder: &Path, name: &str, title: &str, package: &st
 }
 
 fn azurite(sources: &Path, cache: &Path) -> Result<PathBuf, BedError> {
+    let folder = npm_installed(sources, cache, "azurite", "the storage emulator")?;
+    Ok(folder.join("node_modules/azurite/dist/src/azurite.js"))
+}
+
+/// A folder of the cache with the packages that `sources` locks.
+fn npm_installed(sources: &Path, cache: &Path, name: &str, title: &str) -> Result<PathBuf, BedError> {
     let lock = read(sources, "package-lock.json")?;
-    let folder = cache.join(format!("azurite-{}", digest(&[&lock])));
-    let script = "node_modules/azurite/dist/src/azurite.js";
-    if folder.join(script).is_file() {
-        return Ok(folder.join(script));
+    let folder = cache.join(format!("{name}-{}", digest(&[&lock])));
+    if folder.is_dir() {
+        return Ok(folder);
     }
-    let unfinished = cache.join(".azurite.new");
+    let unfinished = cache.join(format!(".{name}.new"));
     let _ = std::fs::remove_dir_all(&unfinished);
-    during("making a folder for the storage emulator", std::fs::create_dir_all(&unfinished))?;
+    during(format!("making a folder for {title}"), std::fs::create_dir_all(&unfinished))?;
     for file in ["package.json", "package-lock.json"] {
         during(format!("copying {file}"), std::fs::copy(sources.join(file), unfinished.join(file)))?;
     }
     let mut command = Command::new(tool("npm", "npm, which comes with Node.js 20")?);
     command.current_dir(&unfinished).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
-    run("installing the storage emulator", &cache.join("azurite.build.log"), command)?;
-    during("keeping the storage emulator", std::fs::rename(&unfinished, &folder))?;
-    Ok(folder.join(script))
+    run(&format!("installing {title}"), &cache.join(format!("{name}.build.log")), command)?;
+    during(format!("keeping {title}"), std::fs::rename(&unfinished, &folder))?;
+    Ok(folder)
 }
 
 fn read(folder: &Path, file: &str) -> Result<String, BedError> {

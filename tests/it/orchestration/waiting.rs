@@ -1,5 +1,6 @@
 //! Starts that wait, and what is done only when somebody asks.
 
+use durable_operator::api::v1alpha1::OrchestrationStatus;
 use serde_json::json;
 
 use super::{find, said};
@@ -62,7 +63,7 @@ async fn a_paused_object_is_left_alone() {
     paused("deleted");
     world.orchestration("other", "Echo", json!({}));
     world.reason("other", "Completed").await;
-    assert!(world.orchestrations().get("paused").await.unwrap().status.is_none());
+    assert_eq!(world.status("paused").await, OrchestrationStatus { observed_generation: Some(-1), ..OrchestrationStatus::default() });
     assert!(world.instance("paused").await.is_none());
     world.kubectl(&["delete", "orchestration", "deleted", "--timeout=10s"]);
     world.annotate("orchestration/paused", "durable-operator.dev/paused-");

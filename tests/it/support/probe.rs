@@ -10,6 +10,7 @@ use durable_operator::changes::Changes;
 use durable_operator::controllers::failure::Failure;
 use durable_operator::controllers::runner::{self, Newest, Next, Reconciler, Setup, Watched};
 use durable_operator::hubs::Dependent;
+use durable_operator::lease::Leading;
 use durable_operator::metrics::Metrics;
 use durable_operator::shutdown;
 use futures::StreamExt;
@@ -120,6 +121,7 @@ pub fn run(
         triggers: triggers.stream().boxed(),
         listed: Readiness::default().gate("the list"),
         shutdown,
+        leading: Leading::alone(),
         metrics: Metrics::new().reconciles.clone(),
         watched: Watched::new(client, &namespaces),
     };

@@ -139,6 +139,9 @@ impl World {
             ("KUBECONFIG", kubeconfig.as_str()),
             ("DURABLE_WATCH_NAMESPACE", &self.namespace),
             ("DURABLE_ALLOWED_ENDPOINT_SUFFIX", "127.0.0.1"),
+            // Tests start several operators and kill them: none of them shall wait for a lease, unless the lease is what is tested.
+            ("DURABLE_LEADER_ELECTION", "false"),
+            ("DURABLE_LEASE_NAMESPACE", &self.namespace),
             ("DURABLE_LOG_FILTER", "info,durable_operator=debug,kube_client=warn,kube_runtime=warn"),
         ];
         let environment = usual.iter().chain(environment).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -286,6 +289,12 @@ fn ready(conditions: &[Condition]) -> Option<&Condition> {
 }
 
 impl Launcher {
+    /// The same, with a log of its own: `name` goes into the log's name.
+    pub fn named(mut self, name: &str) -> Launcher {
+        self.name = format!("{}-{name}", self.name);
+        self
+    }
+
     /// An operator's process, perhaps not ready yet, with an admin address of its own.
     pub fn start(&self) -> OperatorProcess {
         let admin = azurite::free_address().unwrap();
@@ -309,10 +318,17 @@ impl OperatorProcess {
 
     /// A GET on the admin server: status and body.
     pub async fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
+        self.ask("GET", path, "").await
+    }
+
+    /// A request to the admin server: status and body.
+    pub async fn ask(&self, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let length = body.len();
         let exchange = async {
             let mut stream = tokio::net::TcpStream::connect(self.admin).await?;
-            stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: admin\r\n\r\n").as_bytes()).await?;
+            let request = format!("{method} {path} HTTP/1.0\r\nHost: admin\r\nContent-Length: {length}\r\n\r\n{body}");
+            stream.write_all(request.as_bytes()).await?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await?;
             Ok::<_, std::io::Error>(answer)

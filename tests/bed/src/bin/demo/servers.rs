@@ -232,7 +232,9 @@ fn start_operator(
     // What the user's shell says of another operator must not reach this one.
     let environment = [("KUBECONFIG", kubeconfig.as_str()), ("DURABLE_WATCH_NAMESPACE", "")].into_iter().chain(NO_PROXY);
     let admin_address = admin.to_string();
-    let arguments = ["--admin-address", &admin_address, "--allowed-endpoint-suffix", "127.0.0.1", "--log-format", "text"];
+    // There is one operator, and none that would stand by.
+    let arguments =
+        ["--admin-address", &admin_address, "--allowed-endpoint-suffix", "127.0.0.1", "--log-format", "text", "--leader-election=false"];
     let mut operator = Process::start("operator", console.folder(), &programs.operator, arguments, environment)?;
     let begun = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

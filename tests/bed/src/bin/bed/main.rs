@@ -1,5 +1,7 @@
 //! The bed without tests: build its programs, or run its servers.
 
+mod census;
+
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -12,6 +14,7 @@ use durable_bed::{BedError, assets};
 #[derive(Parser)]
 #[command(after_help = "Examples:
   cargo run --bin bed -- build    builds and caches the servers' programs, once
+  cargo run --bin bed -- node     the same for what a real node runs (tests/bed/node/up), and for helm; prints where they are
   cargo run --bin bed -- up       starts the servers, prints how to reach them, waits for Ctrl-C")]
 struct Args {
     #[command(subcommand)]
@@ -22,6 +25,10 @@ struct Args {
 enum What {
     /// Build the servers' programs that are not in the cache
     Build,
+    /// Build what a real node runs; print a line each: the folder of its programs, its DNS, helm, the emulator
+    Node,
+    /// Count the runs of a hub by their history; an error if one is lost, doubled or without an end
+    Census(census::Census),
     /// Start the servers and wait for Ctrl-C
     Up,
 }
@@ -37,6 +44,19 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<(), BedError> {
+    match args.command {
+        What::Node => {
+            for path in [assets::node()?, assets::dns()?, assets::helm()?, assets::emulator()?] {
+                println!("{}", path.display());
+            }
+            return Ok(());
+        }
+        What::Census(census) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            return runtime.block_on(census.take());
+        }
+        What::Build | What::Up => {}
+    }
     let begun = Instant::now();
     let assets = assets::ensure()?;
     println!("programs are there after {} ms", begun.elapsed().as_millis());
