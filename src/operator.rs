@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 
 use crate::admin::{self, Admin, Gate, Readiness};
 use crate::api::v1alpha1::{Orchestration, OrchestrationEvent, TaskHub};
-use crate::config::{Args, Config, Endpoint, LeaseConfig};
+use crate::config::{Args, Config, LeaseConfig};
 use crate::controllers::events::Events;
 use crate::controllers::orchestration::{OWNER_COLUMN, Orchestrations};
 use crate::controllers::orchestration_event::OrchestrationEvents;
@@ -93,18 +93,19 @@ pub enum OperatorError {
 /// [`OperatorError`], before or after the start.
 pub async fn run(args: Args) -> Result<(), OperatorError> {
     let metrics = Arc::new(Metrics::new());
-    let traces = match args.otlp_endpoint.as_ref().and_then(Endpoint::url) {
+    let config = Config::from(&args);
+    let traces = match &config.otlp_endpoint {
         Some(endpoint) => Traces::export(endpoint, metrics.traces.clone()).map_err(OperatorError::Configuration)?,
         None => Traces::default(),
     };
     let log_filter = telemetry::install(args.log_format, &args.log_filter, &traces).map_err(OperatorError::Configuration)?;
-    let result = run_traced(&args, log_filter, &metrics, &traces).await;
+    run_traced(&config, log_filter, &metrics, &traces).await?;
+    // Not after an error: what may end because another operator works now must not wait for anybody.
     traces.stop().await;
-    result
+    Ok(())
 }
 
-async fn run_traced(args: &Args, log_filter: LogFilter, metrics: &Arc<Metrics>, traces: &Traces) -> Result<(), OperatorError> {
-    let config = Config::from(args);
+async fn run_traced(config: &Config, log_filter: LogFilter, metrics: &Arc<Metrics>, traces: &Traces) -> Result<(), OperatorError> {
     let client = client(metrics).await?;
     let readiness = Readiness::default();
     let (trigger, stop) = shutdown::channel();
@@ -118,7 +119,7 @@ async fn run_traced(args: &Args, log_filter: LogFilter, metrics: &Arc<Metrics>, 
         Some(lease) => Some(Candidate::new(lease, metrics, &readiness).await?),
         None => None,
     };
-    let work = work(&config, client.clone(), (metrics, traces), &readiness, stop.clone(), crds, candidate);
+    let work = work(config, client.clone(), (metrics, traces), &readiness, stop.clone(), crds, candidate);
     let admin = admin::serve(listener, Admin { readiness: readiness.clone(), metrics: metrics.clone(), log_filter }, stop.clone());
     tokio::select! {
         result = work => result,

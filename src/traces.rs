@@ -20,17 +20,18 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
     BatchSpanProcessor, Config, IdGenerator, RandomIdGenerator, SamplingDecision, SdkTracer, SdkTracerProvider, ShouldSample, Span,
     SpanData, SpanProcessor,
 };
-use opentelemetry_sdk::{Resource, error::OTelSdkError};
 use tokio::runtime::Handle;
 use tracing::Metadata;
+use tracing::subscriber::Interest;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::dynamic_filter_fn;
+use tracing_subscriber::filter::{LevelFilter, dynamic_filter_fn};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::metrics::TraceMetrics;
@@ -38,8 +39,8 @@ use crate::metrics::TraceMetrics;
 /// The name of the span of a reconcile, the only one that needs no other around it.
 pub const RECONCILE: &str = "reconcile";
 
-/// What is still to be sent when the process ends has this long.
-const FLUSH_WITHIN: Duration = Duration::from_secs(3);
+/// What is still to be sent when the process ends has this long: with it the process still stops within two seconds.
+const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
 /// A receiver that takes longer to answer is given up, unless `OTEL_EXPORTER_OTLP_TIMEOUT` says otherwise.
 const EXPORT_TIME_OUT: Duration = Duration::from_secs(10);
@@ -102,43 +103,55 @@ impl Traces {
         // A request that belongs to no reconcile, as those of the poller and of watches, would be a trace of its own.
         let wanted = dynamic_filter_fn(|metadata, context| {
             is_ours(metadata) && (metadata.name() == RECONCILE || context.lookup_current().is_some())
-        });
+        })
+        .with_callsite_filter(|metadata| if is_ours(metadata) { Interest::sometimes() } else { Interest::never() })
+        .with_max_level_hint(LevelFilter::DEBUG);
         Some(layer.with_filter(wanted))
     }
 
-    /// The trace of the run that an object starts: what the object's annotation says, if it says something valid, else one that
-    /// its execution ID names. None if there is nothing to join.
-    pub fn of_run(&self, execution_id: &str, annotation: Option<&str>) -> Option<RunTrace> {
-        if let Some(parent) = annotation.and_then(TraceParent::parse) {
-            return Some(RunTrace { parent, is_ours: false });
+    /// The trace of the run that an object starts; none if there is nothing to join.
+    ///
+    /// It is the trace of `given`, which the object's annotation names, or the one whose ID is the execution's. If spans are
+    /// exported the run's spans are below the one of [`Traces::started`], else below `given` itself.
+    pub fn of_run(&self, execution_id: &str, given: Option<TraceParent>) -> Option<RunTrace> {
+        let as_given = given.map(|parent| RunTrace { parent, given });
+        let Some(exports) = &self.exports else { return as_given };
+        let execution = u128::from_str_radix(execution_id, 16).ok()?;
+        let trace_id = given.map_or(execution, |given| given.trace_id());
+        // Any number that is always the same: the halves of the execution's.
+        let span_id = u64::try_from(execution >> 64).ok()? ^ u64::try_from(execution & u128::from(u64::MAX)).ok()?;
+        let context = given.map(remote);
+        let sampled = exports.sampler.should_sample(context.as_ref(), TraceId::from(trace_id), "", &SpanKind::Producer, &[], &[]);
+        let sampled = sampled.decision == SamplingDecision::RecordAndSample;
+        if as_given.is_some() && !sampled {
+            // Our span is not exported: it must not stand between theirs and the run's.
+            return as_given;
         }
-        let exports = self.exports.as_ref()?;
-        let trace_id = u128::from_str_radix(execution_id, 16).ok()?;
-        // Any number that is always the same: the halves of the trace's.
-        let span_id = u64::try_from(trace_id >> 64).ok()? ^ u64::try_from(trace_id & u128::from(u64::MAX)).ok()?;
-        let sampled = exports.sampler.should_sample(None, TraceId::from(trace_id), "", &SpanKind::Producer, &[], &[]);
-        let parent = TraceParent::new(trace_id, span_id, sampled.decision == SamplingDecision::RecordAndSample)?;
-        Some(RunTrace { parent, is_ours: true })
+        Some(RunTrace { parent: TraceParent::new(trace_id, span_id, sampled)?, given })
     }
 
-    /// A start was sent: the span that the run's spans have as their parent, unless somebody else's is it.
-    pub fn started(&self, run: &RunTrace, function: &str, instance_id: &str, since: SystemTime) {
-        let Some(exports) = self.exports.as_ref().filter(|_| run.is_ours) else { return };
+    /// A start was sent, in what began at `begun`: exports the span that the run's spans are below.
+    ///
+    /// Its IDs are computed like those in the message, so it is known only now that it is wanted. If the operator dies after it,
+    /// the next one exports it again, with the same IDs.
+    pub fn started(&self, run: &RunTrace, function: &str, instance_id: &str, begun: SystemTime) {
+        let Some(exports) = self.exports.as_ref().filter(|_| run.is_ours()) else { return };
         let builder = SpanBuilder::from_name(format!("create_orchestration:{function}"))
             .with_kind(SpanKind::Producer)
-            .with_start_time(since)
+            .with_start_time(begun)
             .with_attributes([
                 KeyValue::new("durabletask.type", "orchestration"),
                 KeyValue::new("durabletask.task.name", function.to_owned()),
                 KeyValue::new("durabletask.task.instance_id", instance_id.to_owned()),
             ]);
+        let parent = run.given.map(remote).unwrap_or_default();
         GIVEN.set(Some((TraceId::from(run.parent.trace_id()), SpanId::from(run.parent.span_id()))));
-        let span = exports.tracer.build_with_context(builder, &Context::new());
+        let span = exports.tracer.build_with_context(builder, &parent);
         GIVEN.set(None);
         drop(span);
     }
 
-    /// Sends what is left, for three seconds at most.
+    /// Sends what is left, for one second at most.
     pub async fn stop(self) {
         let Some(exports) = self.exports else { return };
         // It blocks, and what it waits for needs this thread.
@@ -149,22 +162,39 @@ impl Traces {
     }
 }
 
-/// Makes `span`, which nobody has entered yet, part of the run's trace.
+/// Puts `span`, which nobody has entered yet, below the span that the run's spans are below.
 pub fn join(span: &tracing::Span, run: &RunTrace) {
-    let flags = if run.parent.is_sampled() { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
-    let (trace, parent) = (TraceId::from(run.parent.trace_id()), SpanId::from(run.parent.span_id()));
-    let parent = Context::new().with_remote_span_context(SpanContext::new(trace, parent, flags, true, TraceState::NONE));
     // Without an exporter there is nothing to join, which is no failure.
-    let _ = span.set_parent(parent);
+    let _ = span.set_parent(remote(run.parent));
+}
+
+/// Marks `span` as one of work that failed, and by which category; the log says more.
+pub fn failed(span: &tracing::Span, category: &'static str) {
+    span.set_attribute("error.type", category);
+    span.set_status(Status::error(category));
+}
+
+/// A context in which `parent` is the current span.
+fn remote(parent: TraceParent) -> Context {
+    let flags = if parent.is_sampled() { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
+    let (trace, span) = (TraceId::from(parent.trace_id()), SpanId::from(parent.span_id()));
+    Context::new().with_remote_span_context(SpanContext::new(trace, span, flags, true, TraceState::NONE))
 }
 
 /// The trace of an object's run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunTrace {
-    /// What the start message says.
+    /// What the start message says: the span that the run's spans are below.
     pub parent: TraceParent,
-    /// The parent span is the operator's.
-    is_ours: bool,
+    /// The span that the object's annotation names, which the parent is below, or is.
+    given: Option<TraceParent>,
+}
+
+impl RunTrace {
+    /// True if the parent is a span of this operator.
+    fn is_ours(&self) -> bool {
+        self.given != Some(self.parent)
+    }
 }
 
 fn is_ours(metadata: &Metadata<'_>) -> bool {
@@ -205,11 +235,12 @@ impl IdGenerator for Ids {
     }
 }
 
-/// Passes on what says something: a reconcile in which nothing was asked of anybody, and that did not fail, is none.
+/// Passes on what says something: a reconcile in which nothing was asked of anybody, and that did not fail, is none. An operator
+/// that begins reconciles each object, and thousands of such spans would push the others out of the queue.
 #[derive(Debug)]
 struct Worthwhile {
     next: BatchSpanProcessor,
-    /// Spans that have not ended yet and have a child.
+    /// Spans that have not ended yet and have a child. All of them end: a span of `tracing` is closed after its children.
     parents: Mutex<HashSet<SpanId>>,
 }
 
@@ -237,11 +268,7 @@ impl SpanProcessor for Worthwhile {
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        match self.next.shutdown_with_timeout(timeout) {
-            // Twice is once.
-            Err(OTelSdkError::AlreadyShutdown) => Ok(()),
-            result => result,
-        }
+        self.next.shutdown_with_timeout(timeout)
     }
 
     fn set_resource(&mut self, resource: &Resource) {
@@ -336,19 +363,40 @@ mod tests {
         }
     }
 
+    const EXECUTION: &str = "0af7651916cd43dd8448eb211c80319c";
+    const GIVEN: &str = "00-11111111111111111111111111111111-2222222222222222-01";
+
+    fn exporting() -> Traces {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Traces::export("http://127.0.0.1:9", TraceMetrics::default()).unwrap()
+    }
+
+    #[test]
+    fn without_a_receiver_a_run_is_in_the_trace_that_its_object_names_or_in_none() {
+        let off = Traces::default();
+        assert_eq!(off.of_run(EXECUTION, None), None);
+        let run = off.of_run(EXECUTION, TraceParent::parse(GIVEN)).unwrap();
+        assert_eq!(run.parent.to_string(), GIVEN);
+        assert!(!run.is_ours());
+    }
+
     #[tokio::test]
     async fn a_run_has_one_trace_however_often_it_is_asked_for() {
-        const EXECUTION: &str = "0af7651916cd43dd8448eb211c80319c";
-        const GIVEN: &str = "00-11111111111111111111111111111111-2222222222222222-01";
-        let off = Traces::default();
-        assert_eq!(off.of_run(EXECUTION, None), None, "nobody exports");
-        assert_eq!(off.of_run(EXECUTION, Some(GIVEN)).unwrap().parent.to_string(), GIVEN);
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let on = Traces::export("http://127.0.0.1:9", TraceMetrics::default()).unwrap();
-        let run = on.of_run(EXECUTION, Some("nonsense")).unwrap();
-        assert_eq!(run, on.of_run(EXECUTION, None).unwrap());
-        assert_eq!(run.parent.trace_id(), 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c);
-        assert!(run.parent.is_sampled() && run.is_ours);
-        assert!(!on.of_run(EXECUTION, Some(GIVEN)).unwrap().is_ours);
+        let run = exporting().of_run(EXECUTION, None).unwrap();
+        assert_eq!(Some(run), exporting().of_run(EXECUTION, None), "another process would say the same");
+        assert_eq!(run.parent.to_string(), format!("00-{EXECUTION}-8ebf8e380a4d7241-01"));
+        assert!(run.is_ours());
+    }
+
+    #[tokio::test]
+    async fn our_span_stands_between_the_one_that_the_object_names_and_the_runs() {
+        let on = exporting();
+        let run = on.of_run(EXECUTION, TraceParent::parse(GIVEN)).unwrap();
+        assert_eq!(run.parent.to_string(), "00-11111111111111111111111111111111-8ebf8e380a4d7241-01");
+        assert!(run.is_ours());
+        let unsampled = GIVEN.replace("-01", "-00");
+        let run = on.of_run(EXECUTION, TraceParent::parse(&unsampled)).unwrap();
+        assert_eq!(run.parent.to_string(), unsampled, "a span that is not exported stands between nothing");
+        assert!(!run.is_ours());
     }
 }

@@ -35,6 +35,7 @@ use crate::lease::Leading;
 use crate::metrics::{Queue, ReconcileMetrics};
 use crate::refusal;
 use crate::shutdown::Shutdown;
+use crate::traces::{self, RECONCILE};
 
 /// The longest pause after failures.
 const MAX_BACK_OFF: Duration = Duration::from_secs(60);
@@ -280,7 +281,7 @@ impl<R: Reconciler> Run<R> {
             return Next::Change;
         }
         let uid = object.uid().to_owned();
-        let span = tracing::info_span!("reconcile", kind = R::KIND, namespace = object.namespace(), name = object.name());
+        let span = tracing::info_span!(RECONCILE, kind = R::KIND, namespace = object.namespace(), name = object.name());
         let begun = Instant::now();
         let work = AssertUnwindSafe(self.reconciler.reconcile(object, &self.newest)).catch_unwind();
         let result = match tokio::time::timeout(self.time_out, tracing::Instrument::instrument(work, span.clone())).await {
@@ -300,6 +301,7 @@ impl<R: Reconciler> Run<R> {
                 next
             }
             Err(failure) => {
+                traces::failed(&span, failure.category());
                 let attempt = {
                     let mut failures = lock(&self.failures);
                     let count = failures.entry(uid).or_insert(0);

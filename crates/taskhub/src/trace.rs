@@ -5,6 +5,9 @@
 
 use std::fmt;
 
+/// The version that the specification forbids.
+const NO_VERSION: u128 = 0xff;
+
 /// A `traceparent` of version 00: which trace, which span of it is the parent, and whether it is sampled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent {
@@ -19,17 +22,17 @@ impl TraceParent {
         (trace_id != 0 && span_id != 0).then_some(TraceParent { trace_id, span_id, sampled })
     }
 
-    /// Reads `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, in lower case; none if it is anything else. Flags but the one
-    /// for sampling are dropped.
+    /// Reads `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, in lower case; none if it is anything else. Of a later version
+    /// it takes what stands in these places, as the specification asks for. Flags but the one for sampling are dropped.
     pub fn parse(text: &str) -> Option<TraceParent> {
         let hex = |part: &str, digits: usize| {
             let all = part.len() == digits && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
             if all { u128::from_str_radix(part, 16).ok() } else { None }
         };
         let mut parts = text.split('-');
-        let version = parts.next()?;
+        let version = hex(parts.next()?, 2)?;
         let (trace_id, span_id, flags) = (hex(parts.next()?, 32)?, hex(parts.next()?, 16)?, hex(parts.next()?, 2)?);
-        if version != "00" || parts.next().is_some() {
+        if version == NO_VERSION || (version == 0 && parts.next().is_some()) {
             return None;
         }
         TraceParent::new(trace_id, u64::try_from(span_id).ok()?, flags & 1 == 1)
@@ -69,12 +72,19 @@ mod tests {
         assert_eq!((parent.to_string().as_str(), parent.is_sampled()), (GOOD, true));
         assert_eq!(parent.trace_id(), 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c);
         assert!(!TraceParent::parse(&GOOD.replace("-01", "-02")).unwrap().is_sampled());
+        for later in ["01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x-y"] {
+            assert_eq!(TraceParent::parse(later), Some(parent), "{later}");
+        }
         for bad in [
             "",
             "00",
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
-            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01x",
+            "0-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            " 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1",
+            "00-0af7651916cd43dd8448eb211c80319-b7ad6b7169203331-01",
             "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
             "00-00000000000000000000000000000000-b7ad6b7169203331-01",

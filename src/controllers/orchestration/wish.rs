@@ -9,7 +9,6 @@ use crate::api::conditions::{self, SUSPENDED};
 use crate::api::v1alpha1::{
     Action, DeletionPolicy, DesiredState, OrchestrationSpec, OrchestrationStatus, RewindResult, RuntimeStatus, StartPolicy,
 };
-
 use crate::traces::RunTrace;
 
 /// What the object asks for.
