@@ -72,7 +72,9 @@ mod tests {
         assert_eq!((parent.to_string().as_str(), parent.is_sampled()), (GOOD, true));
         assert_eq!(parent.trace_id(), 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c);
         assert!(!TraceParent::parse(&GOOD.replace("-01", "-02")).unwrap().is_sampled());
-        for later in ["01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x-y"] {
+        for later in
+            ["01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x-y"]
+        {
             assert_eq!(TraceParent::parse(later), Some(parent), "{later}");
         }
         for bad in [
