@@ -422,3 +422,17 @@ impl TaskHub {
         Ok(written.send(self).await?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_written_as_the_engines_clients_write_it() {
+        let parent = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
+        assert_eq!(
+            trace_context(&parent).to_json(true).to_string(),
+            r#"{"$type":"DurableTask.Core.Tracing.DistributedTraceContext","TraceParent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","TraceState":null,"Id":null,"SpanId":null,"ActivityStartTime":null}"#
+        );
+    }
+}
