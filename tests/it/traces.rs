@@ -286,6 +286,34 @@ async fn a_start_that_is_repeated_after_a_crash_says_the_same() {
     assert_eq!(world.trace_of_start("run").await, trace_context(&as_parent(&created).to_string()));
 }
 
+/// The run has ended before another operator hears of it: its spans are not without their parent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_nobody_lived_to_show_is_shown_by_the_next() {
+    let world = World::new("traced_late").await;
+    let _worker = world.worker().await;
+    let address = azurite::free_address().unwrap();
+    let receiver = Receiver::at(address).await;
+    let program = binaries::operator_with_crash_points().unwrap();
+    let mut operator = world.tracing_operator_of(&program, address, &[("DURABLE_CRASH_AT", at::MESSAGE_SENT)]);
+    operator.until_ready().await;
+    world.ready_hub().await;
+    world.orchestration("run", "Echo", json!({}));
+    eventually("the operator dies", async || operator.process.ended().ok_or_else(|| "it runs".to_owned())).await;
+    let filter = Query { filter: Some("RuntimeStatus eq 'Completed'".to_owned()), ..Query::default() };
+    let instances = world.storage().table(&world.hub_name.instances_table());
+    eventually("the run ends", async || match instances.query(&filter).await.unwrap().entities.len() {
+        1 => Ok(()),
+        count => Err(format!("{count} have ended")),
+    })
+    .await;
+
+    let operator = world.tracing_operator_of(&program, address, &[]);
+    operator.until_ready().await;
+    world.reason("run", "Completed").await;
+    let created = receiver.created("Echo").await;
+    assert_eq!(world.trace_of_start("run").await, trace_context(&as_parent(&created).to_string()));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receiver_that_is_away_costs_nothing_but_its_spans() {
     const FAILS: &str = "the receiver of traces does not take them";

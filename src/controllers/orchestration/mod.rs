@@ -325,20 +325,31 @@ impl Orchestrations {
     }
 
     /// Awaits `work`, which may start the run, as a part of the run's trace.
-    async fn in_run_trace<T>(&self, wish: &Wish, work: impl Future<Output = T>) -> T {
+    async fn in_run_trace<T>(&self, wish: &Wish, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let Some(trace) = &wish.trace else { return work.await };
         // A span of its own: that of the reconcile has begun, and belongs to no run.
         let span = tracing::debug_span!("start");
         traces::join(&span, trace);
-        work.instrument(span).await
+        let result = work.instrument(span.clone()).await;
+        if let Err(failure) = &result {
+            traces::failed(&span, failure.category());
+        }
+        result
     }
 
-    /// The same, and shows the start if `work` has made one.
+    /// The same, and shows the start if `work` has made one, or has found one that nobody has shown yet.
     async fn start(&self, wish: &Wish, work: impl Future<Output = Result<Outcome, Failure>>) -> Result<Outcome, Failure> {
         let begun = SystemTime::now();
         let outcome = self.in_run_trace(wish, work).await?;
-        if let (Outcome::Accepted { instance_id, .. }, Some(trace)) = (&outcome, &wish.trace) {
-            self.traces.started(trace, wish.spec.function_name.as_deref().unwrap_or_default(), instance_id, begun);
+        let is_started = match &outcome {
+            Outcome::Accepted { .. } => true,
+            // An operator that died had sent it, and the run has begun since.
+            Outcome::Row(row, _) => row.instance.execution_id.as_deref() == Some(&wish.identity.execution_id),
+            _ => false,
+        };
+        if let Some(trace) = wish.trace.as_ref().filter(|_| is_started) {
+            let (function, instance_id) = (wish.spec.function_name.as_deref().unwrap_or_default(), wish.identity.instance_id.as_str());
+            self.traces.started(trace, function, instance_id, begun);
         }
         Ok(outcome)
     }
