@@ -5,7 +5,6 @@ mod crash;
 mod crash_control;
 mod first_run;
 mod gitops;
-mod high_availability;
 mod idle;
 mod leaders;
 mod orchestration;

@@ -259,6 +259,8 @@ async fn the_fixtures_are_what_the_operator_writes_without_workers() {
     let operator = world.start_operator(&binaries::operator_with_crash_points().unwrap(), &[("DURABLE_TIME_SCALE", "20")]);
     operator.until_ready().await;
     world.fixture(ORCHESTRATION, "waits", "NoActiveWorkers", "progressing_no_active_workers").await;
+    // Its row has been read, too.
+    world.object_says(ORCHESTRATION, "missing", "NoActiveWorkers").await;
     let rows = world.storage().table(&world.hub_name.instances_table());
     assert!(rows.delete(&escape_key("missing"), "", Condition::Any).await.unwrap());
     world.fixture(ORCHESTRATION, "missing", "InstanceMissing", "degraded_instance_missing").await;
