@@ -4,11 +4,11 @@
 //! name it in the value `access`.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
-use durable_bed::assets;
+use durable_bed::charts;
 use durable_bed::control_plane::ControlPlane;
 use serde_json::{Value, json};
 
@@ -46,15 +46,8 @@ pub fn rendered(watched: &[&str]) -> Vec<Value> {
     let access = json!([{
         "namespace": WORLD, "secrets": CONNECTIONS, "serviceAccounts": SERVICE_ACCOUNTS, "payloadSecrets": PAYLOADS, "payloadConfigMaps": PAYLOADS
     }]);
-    let output = Command::new(assets::helm().unwrap())
-        .args(["template", "durable-operator", "charts/durable-operator", "--namespace", NAMESPACE])
-        .args(["--set-json", &format!("access={access}"), "--set-json", &format!("watchNamespaces={}", json!(watched))])
-        .current_dir(durable_bed::workspace_root())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    let objects = text.split("\n---\n").map(|document| serde_saphyr::from_str::<Value>(document).unwrap());
+    let values = ["--set-json", &format!("access={access}"), "--set-json", &format!("watchNamespaces={}", json!(watched))];
+    let objects = charts::rendered(OsStr::new("charts/durable-operator"), NAMESPACE, &values).unwrap().into_iter();
     objects
         .filter(|object| object["apiVersion"] == "rbac.authorization.k8s.io/v1" && object["metadata"]["labels"].is_object())
         .filter(is_the_operators)
