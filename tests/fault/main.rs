@@ -28,7 +28,7 @@ use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::support::runs::{Runs, identity};
-use crate::support::{Launcher, Server, World, eventually_within, install_crds};
+use crate::support::{Launcher, Server, World, eventually_within, install};
 
 const STARTS: usize = 1000;
 /// Objects of one `kubectl apply`.
@@ -177,7 +177,7 @@ async fn nothing_is_lost_doubled_or_stuck_when_everything_fails() {
     let (assets, program) = (assets::ensure().unwrap(), binaries::operator().unwrap());
     binaries::worker().unwrap();
     let control_plane = ControlPlane::start(&assets).unwrap();
-    install_crds(&control_plane);
+    install(&control_plane);
     let world = World::on("fault", Server::own(control_plane), Server::own(Azurite::start_in_memory(&assets).unwrap()));
     world.create_hub().await;
     let _worker = world.worker().await;

@@ -1,11 +1,11 @@
 //! Real API server, real storage emulator, the operator and the worker as processes.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod charts;
 mod crash;
 mod crash_control;
 mod first_run;
 mod gitops;
-mod high_availability;
 mod idle;
 mod leaders;
 mod orchestration;

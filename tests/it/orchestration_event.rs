@@ -13,7 +13,7 @@ use kube::Api;
 use serde_json::{Value, json};
 
 use crate::support::runs::Runs;
-use crate::support::{Server, World, bed, eventually, install_crds};
+use crate::support::{Server, World, bed, eventually, install};
 
 impl World {
     fn events(&self) -> Api<OrchestrationEvent> {
@@ -152,7 +152,7 @@ impl World {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deleting_the_orchestration_takes_its_events_along() {
     let mut control_plane = ControlPlane::start(&assets::ensure().unwrap()).unwrap();
-    install_crds(&control_plane);
+    install(&control_plane);
     control_plane.start_controllers().unwrap();
     let world = World::on("event_collected", Server::own(control_plane), Server::Shared(bed().azurite));
     let _operator = world.operator().await;

@@ -17,6 +17,16 @@ use crate::{BedError, blocking, during, folder};
 const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,serviceaccount-controller,\
                            clusterrole-aggregation-controller,root-ca-certificate-publisher-controller";
 
+/// What is logged of a request: who asked for what, and whether it was allowed. No bodies.
+const AUDIT_POLICY: &str = "
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived, ResponseStarted]
+rules:
+- {level: None, userGroups: ['system:masters']}
+- {level: Metadata}
+";
+
 const NO_ENVIRONMENT: [(&str, &str); 0] = [];
 
 /// A running control plane. It ends when it is dropped.
@@ -50,11 +60,23 @@ impl ControlPlane {
     /// # Errors
     /// If a server does not come up, with the end of its log.
     pub fn start(assets: &Assets) -> Result<ControlPlane, BedError> {
+        ControlPlane::start_with(assets, None)
+    }
+
+    /// The same, and what others than administrators ask for is written to the audit log `log`, request by request.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::start`].
+    pub fn start_audited(assets: &Assets, log: &Path) -> Result<ControlPlane, BedError> {
+        ControlPlane::start_with(assets, Some(log))
+    }
+
+    fn start_with(assets: &Assets, audit_log: Option<&Path>) -> Result<ControlPlane, BedError> {
         const TRIES: usize = 3;
         let mut last = BedError::new("not tried");
         for _ in 0..TRIES {
             // Another process may take a port between the choice and the bind: then once more with others.
-            match ControlPlane::try_start(assets) {
+            match ControlPlane::try_start(assets, audit_log) {
                 Ok(control_plane) => return Ok(control_plane),
                 Err(error) => last = error,
             }
@@ -62,7 +84,7 @@ impl ControlPlane {
         Err(last)
     }
 
-    fn try_start(assets: &Assets) -> Result<ControlPlane, BedError> {
+    fn try_start(assets: &Assets, audit_log: Option<&Path>) -> Result<ControlPlane, BedError> {
         let folder = folder::new("control-plane")?;
         let (address, etcd_address, peer_address) = (free_address()?, free_address()?, free_address()?);
         let authority = Authority::new()?;
@@ -85,7 +107,7 @@ impl ControlPlane {
             format!("--listen-peer-urls=http://{peer_address}"),
         ];
         let etcd = Process::start("etcd", &folder, &assets.etcd, etcd, NO_ENVIRONMENT)?;
-        let arguments = vec![
+        let mut arguments = vec![
             format!("--etcd-servers={etcd_url}"),
             format!("--bind-address={}", address.ip()),
             format!("--secure-port={}", address.port()),
@@ -102,6 +124,10 @@ impl ControlPlane {
             "--endpoint-reconciler-type=none".to_owned(),
             "--profiling=false".to_owned(),
         ];
+        if let Some(log) = audit_log {
+            write("audit.yaml", AUDIT_POLICY)?;
+            arguments.extend(["--audit-policy-file=audit.yaml".to_owned(), format!("--audit-log-path={}", log.display())]);
+        }
         let kubeconfig = folder.join("kubeconfig");
         let mut control_plane = ControlPlane {
             controllers: None,

@@ -10,6 +10,7 @@ pub mod assets;
 pub mod azurite;
 pub mod binaries;
 mod certificates;
+pub mod charts;
 pub mod control_plane;
 pub mod folder;
 pub mod guard;

@@ -9,7 +9,7 @@ use durable_operator::api::v1alpha1::OrchestrationStatus;
 use serde_json::json;
 
 use super::find;
-use crate::support::{Server, World, bed, eventually, install_crds};
+use crate::support::{Server, World, bed, eventually, install};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_operator_runs_nothing_twice_and_reads_nothing_that_is_settled() {
@@ -126,7 +126,7 @@ async fn an_object_of_a_newer_version_says_so_and_others_go_on() {
 pub(super) async fn world_with_own_control_plane(test: &str) -> World {
     let control_plane = tokio::task::spawn_blocking(|| {
         let control_plane = ControlPlane::start(&assets::ensure().unwrap()).unwrap();
-        install_crds(&control_plane);
+        install(&control_plane);
         control_plane
     });
     let world = World::on(test, Server::own(control_plane.await.unwrap()), Server::Shared(bed().azurite));

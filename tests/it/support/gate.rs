@@ -7,7 +7,7 @@ use durable_bed::control_plane::ControlPlane;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::World;
+use super::{World, rights};
 
 /// Passes connections on while it is open.
 pub struct Gate {
@@ -49,13 +49,13 @@ impl Gate {
         Gate { address, way }
     }
 
-    /// Before the world's API server, with an administrator's kubeconfig that leads through it.
+    /// Before the world's API server, with an operator's kubeconfig that leads through it.
     pub async fn before_api_server(world: &World, name: &str) -> (Gate, PathBuf) {
         let direct = world.control_plane.with(ControlPlane::config).unwrap().cluster_url;
         let direct = direct.authority().unwrap().as_str();
         let gate = Gate::before(direct.parse().unwrap()).await;
         let file = world.control_plane.with(|plane| {
-            let text = std::fs::read_to_string(plane.kubeconfig()).unwrap();
+            let text = std::fs::read_to_string(rights::kubeconfig(plane)).unwrap();
             let through = text.replace(direct, &gate.address.to_string());
             assert_ne!(text, through, "the kubeconfig does not name {direct}");
             let file = plane.folder().join(format!("kubeconfig-{}-{name}", world.namespace));

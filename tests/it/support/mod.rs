@@ -4,6 +4,7 @@
 pub mod gate;
 pub mod growth;
 pub mod probe;
+pub mod rights;
 pub mod runs;
 mod world;
 
@@ -30,19 +31,20 @@ pub fn bed() -> &'static Bed {
     static BED: OnceLock<Bed> = OnceLock::new();
     BED.get_or_init(|| {
         let assets = assets::ensure().unwrap();
-        let control_plane = ControlPlane::start(&assets).unwrap();
+        let control_plane = ControlPlane::start_audited(&assets, &rights::new_audit_log()).unwrap();
         let azurite = Azurite::of_process().unwrap();
-        install_crds(&control_plane);
+        install(&control_plane);
         Bed { control_plane, azurite }
     })
 }
 
-/// Applies the files of `crds/`, and waits until they are established.
-pub fn install_crds(control_plane: &ControlPlane) {
+/// Applies the files of `crds/`, waits until they are established, and gives the operator its rights.
+pub fn install(control_plane: &ControlPlane) {
     for arguments in [&["apply", "--filename=crds/"][..], &["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]] {
         let answer = control_plane.kubectl(arguments).unwrap();
         assert!(answer.success, "{answer:?}");
     }
+    rights::install(control_plane);
 }
 
 /// Asks `look` again and again until it has an answer.

@@ -16,8 +16,9 @@ use durable_taskhub::partition::PartitionCount;
 use durable_taskhub::storage::{Account, Options, Storage};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Api, Client};
+use serde_json::json;
 
-use super::{bed, eventually};
+use super::{bed, eventually, rights};
 
 /// A namespace and a hub of the test's own, both named after it.
 pub struct World {
@@ -56,7 +57,7 @@ impl<T> Server<T> {
     }
 }
 
-/// How an operator is started.
+/// How an operator is started: as the chart's service account, with the rights of the chart.
 pub struct Launcher {
     name: String,
     folder: PathBuf,
@@ -94,7 +95,10 @@ impl World {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let client = Client::try_from(control_plane.with(ControlPlane::config).unwrap()).unwrap();
         let namespace = format!("{}-{number}", test.replace('_', "-"));
-        let answer = control_plane.with(|plane| plane.kubectl(&["create", "namespace", &namespace])).unwrap();
+        let own = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+        let objects: Vec<_> = std::iter::once(own).chain(rights::in_namespace(&namespace)).collect();
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
+        let answer = control_plane.with(|plane| plane.kubectl_with_input(&["create", "--filename=-"], &list)).unwrap();
         assert!(answer.success, "{answer:?}");
         let camel: String = test.split('_').map(|word| word[..1].to_uppercase() + &word[1..]).collect();
         let hub_name = HubName::new(&format!("{}{number}", &camel[..camel.len().min(44)])).unwrap();
@@ -134,7 +138,7 @@ impl World {
     /// What starts an operator for this world, as often as it is asked to and without looking at the world again.
     pub fn launcher(&self, program: &Path, environment: &[(&str, &str)]) -> Launcher {
         let (kubeconfig, folder) =
-            self.control_plane.with(|plane| (plane.kubeconfig().to_string_lossy().into_owned(), plane.folder().to_owned()));
+            self.control_plane.with(|plane| (rights::kubeconfig(plane).to_string_lossy().into_owned(), plane.folder().to_owned()));
         let usual = [
             ("KUBECONFIG", kubeconfig.as_str()),
             ("DURABLE_WATCH_NAMESPACE", &self.namespace),

@@ -1,7 +1,13 @@
 //! Two operators and one lease: one works, the other takes over when the first is killed, stops, or is cut off.
 //!
 //! Real processes, real time. What is measured begins at the fault and ends when an Orchestration that was applied after it has
-//! run to its end: that is what a user notices.
+//! run to its end: that is what a user notices. A test binary of its own, which cargo runs by itself, and one test after the other,
+//! so that nothing but the fault delays what has a limit of 3 s.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../it/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the integration tests use the rest")]
+mod support;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,10 +18,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use kube::Api;
 use serde_json::json;
+use tokio::sync::Mutex;
 
 use crate::support::gate::Gate;
 use crate::support::runs::Runs;
 use crate::support::{OperatorProcess, PATIENCE, World, eventually};
+
+/// Held by the test that runs.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// How long a failover may take when the leader could say nothing.
 const FAILOVER: Duration = Duration::from_secs(20);
@@ -70,11 +80,12 @@ async fn assert_ran_once(world: &World, name: &str, activities: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_the_leader_is_killed_the_other_finishes_its_runs() {
+    let _alone = ALONE.lock().await;
     let world = World::new("leader_killed").await;
     let _worker = world.worker().await;
     let (mut first, second) = pair(&world, None).await;
     run_to_its_end(&world, "before").await;
-    world.orchestration("under-way", "Sleep", json!({"input": {"value": 5}}));
+    world.orchestration("under-way", "Sleep", json!({"input": {"value": 20}}));
     world.reason("under-way", "Running").await;
     // Only one works, and everybody can see which.
     assert!(is_leading(&first).await && !is_leading(&second).await);
@@ -116,10 +127,11 @@ async fn when_the_leader_is_killed_the_other_finishes_its_runs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_stops_hands_over_at_once() {
+    let _alone = ALONE.lock().await;
     let world = World::new("leader_stops").await;
     let _worker = world.worker().await;
     let (mut first, second) = pair(&world, None).await;
-    world.orchestration("under-way", "Sleep", json!({"input": {"value": 3}}));
+    world.orchestration("under-way", "Sleep", json!({"input": {"value": 20}}));
     world.reason("under-way", "Running").await;
 
     let asked = Instant::now();
@@ -149,11 +161,12 @@ async fn a_leader_that_stops_hands_over_at_once() {
 /// The hard case: packets of the leader get lost, and nobody tells it. It must have ended before the other begins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_cut_off_has_ended_before_the_other_begins() {
+    let _alone = ALONE.lock().await;
     let world = World::new("leader_cut_off").await;
     let _worker = world.worker().await;
     let (gate, kubeconfig) = Gate::before_api_server(&world, "first").await;
     let (mut first, second) = pair(&world, Some(&kubeconfig)).await;
-    world.orchestration("under-way", "Sleep", json!({"input": {"value": 5}}));
+    world.orchestration("under-way", "Sleep", json!({"input": {"value": 20}}));
     world.reason("under-way", "Running").await;
     assert!(first.storage_requests().await.values().sum::<u64>() > 0);
 
@@ -195,6 +208,7 @@ async fn a_leader_that_is_cut_off_has_ended_before_the_other_begins() {
 /// the worst moment is in the constants of `src/lease/`, and a unit test adds them up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_server_that_is_away_for_five_seconds_costs_no_lease() {
+    let _alone = ALONE.lock().await;
     let world = World::new("api_server_away").await;
     let _worker = world.worker().await;
     let (gate, kubeconfig) = Gate::before_api_server(&world, "both").await;
