@@ -56,6 +56,10 @@ pub struct Args {
     #[arg(long, env = "DURABLE_LEASE_IDENTITY", value_name = "IDENTITY")]
     pub lease_identity: Option<String>,
 
+    /// Send traces to this OpenTelemetry receiver (OTLP over HTTP), for example http://collector:4318 [default: no traces]
+    #[arg(long, env = "DURABLE_OTLP_ENDPOINT", value_name = "URL", value_parser = otlp_endpoint)]
+    pub otlp_endpoint: Option<String>,
+
     /// How log lines look
     #[arg(long, env = "DURABLE_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -76,6 +80,8 @@ pub struct Config {
     pub allowed_endpoints: AllowedEndpoints,
     /// Who is asked for the tokens of workload identities, if not the cloud.
     pub authority_host: Option<String>,
+    /// The receiver of traces; none is sent any.
+    pub otlp_endpoint: Option<String>,
     /// The lease that is held while working; none works without.
     pub lease: Option<LeaseConfig>,
 }
@@ -119,6 +125,23 @@ fn is_below(host: &str, suffix: &str) -> bool {
     host.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
+/// `http://host:port` or `https://host/path`, or empty: an empty variable is as good as a missing one.
+fn otlp_endpoint(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    let uri: http::Uri = text.parse().map_err(|error| format!("it is no URL ({error}): it must look like http://collector:4318"))?;
+    let has_host = uri.host().is_some_and(|host| !host.is_empty());
+    if !has_host || !["http", "https"].contains(&uri.scheme_str().unwrap_or_default()) {
+        return Err("it must look like http://collector:4318: OTLP over HTTP, not gRPC".to_owned());
+    }
+    if uri.query().is_some() || uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err("it must hold no credential: set OTEL_EXPORTER_OTLP_HEADERS, for example authorization=Bearer%20...".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 /// `https://host`, or `http://` and this machine; without a trailing slash.
 fn authority_host(text: &str) -> Result<String, String> {
     let uri: http::Uri = text.parse().map_err(|error| format!("it is no URL: {error}"))?;
@@ -146,6 +169,7 @@ impl From<&Args> for Config {
             admin_address: args.admin_address,
             allowed_endpoints: AllowedEndpoints::new(&args.allowed_endpoint_suffixes),
             authority_host: args.authority_host.clone(),
+            otlp_endpoint: not_empty(args.otlp_endpoint.as_deref()),
             lease: args.leader_election.then(|| LeaseConfig {
                 namespace: not_empty(args.lease_namespace.as_deref()),
                 identity: not_empty(args.lease_identity.as_deref()).unwrap_or_else(unique_identity),
@@ -210,6 +234,29 @@ mod tests {
             assert!(with_emulator.allow(host), "{host}");
         }
         assert!(!with_emulator.allow("1127.0.0.1"));
+    }
+
+    #[test]
+    fn traces_go_to_a_url_without_a_credential_or_nowhere() {
+        for (text, expected) in [
+            ("", Ok(None)),
+            (" ", Ok(None)),
+            ("http://collector:4318", Ok(Some("http://collector:4318"))),
+            (" https://gateway.example/otlp", Ok(Some("https://gateway.example/otlp"))),
+            ("collector:4318", Err("like http://collector:4318")),
+            ("grpc://collector:4317", Err("like http://collector:4318")),
+            ("http://", Err("like http://collector:4318")),
+            ("a receiver", Err("like http://collector:4318")),
+            ("http://user:secret@collector", Err("OTEL_EXPORTER_OTLP_HEADERS")),
+            ("http://collector?key=secret", Err("OTEL_EXPORTER_OTLP_HEADERS")),
+        ] {
+            let parsed = Args::try_parse_from(["durable-operator", "--otlp-endpoint", text]);
+            match (parsed.as_ref().map(|args| Config::from(args).otlp_endpoint), expected) {
+                (Ok(endpoint), Ok(expected)) => assert_eq!(endpoint.as_deref(), expected, "{text}"),
+                (Err(error), Err(says)) => assert!(error.to_string().contains(says), "{text}: {error}"),
+                (other, _) => panic!("{text}: {other:?}"),
+            }
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@
 //! | [`workload_identity`] | tokens for storage accounts from the service accounts of tenants |
 //! | [`operator`] | the composition root: the only module that knows all others |
 //! | [`lease`] | which of several operators works: a claim with an expiry |
-//! | [`admin`], [`metrics`], [`telemetry`], [`shutdown`], [`config`] | what surrounds every service |
+//! | [`admin`], [`metrics`], [`telemetry`], [`traces`], [`shutdown`], [`config`] | what surrounds every service |
 //! | [`changes`], [`crash_points`] | a set of notices for one consumer; where tests make the operator die |
 //! | [`refusal`] | what an error of the API server means to the person who runs the operator |
 //!
@@ -72,4 +72,5 @@ pub mod poller;
 pub mod refusal;
 pub mod shutdown;
 pub mod telemetry;
+pub mod traces;
 pub mod workload_identity;

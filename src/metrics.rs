@@ -1,6 +1,7 @@
 //! What the operator counts: a registry, and one struct for each component that counts.
 //!
-//! Invariant: labels are bounded. No object's name is one.
+//! Invariant: labels are bounded by the number of kinds, codes and TaskHubs. No name of another object is one, and a scrape
+//! costs the same however many objects there are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +15,15 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use self::queue::Queues;
+
 mod api_requests;
+mod queue;
+mod task_hubs;
 
 pub use api_requests::ApiRequestLayer;
+pub use queue::Queue;
+pub use task_hubs::{HubBacklog, HubFigures, QueueFigures, TaskHubMetrics};
 
 /// All metrics of the operator and the registry that they are read from.
 pub struct Metrics {
@@ -35,6 +42,10 @@ pub struct Metrics {
     pub limiter: LimiterMetrics,
     /// Of the lease.
     pub leader: LeaderMetrics,
+    /// Of each TaskHub.
+    pub task_hubs: TaskHubMetrics,
+    /// Of the export of traces.
+    pub traces: TraceMetrics,
 }
 
 impl Metrics {
@@ -48,8 +59,11 @@ impl Metrics {
         let poller = PollerMetrics::register(registry.sub_registry_with_prefix("poller"));
         let orchestrations = OrchestrationMetrics::register(registry.sub_registry_with_prefix("orchestration"));
         let limiter = LimiterMetrics::register(registry.sub_registry_with_prefix("limiter"));
+        let task_hubs = TaskHubMetrics::default();
+        registry.register_collector(Box::new(task_hubs.clone()));
+        let traces = TraceMetrics::register(registry.sub_registry_with_prefix("trace"));
         let leader = LeaderMetrics::register(&mut registry);
-        Metrics { registry, reconciles, storage, api, poller, orchestrations, limiter, leader }
+        Metrics { registry, reconciles, storage, api, poller, orchestrations, limiter, leader, task_hubs, traces }
     }
 
     /// The text that Prometheus reads (OpenMetrics).
@@ -74,6 +88,7 @@ impl Default for Metrics {
 pub struct ReconcileMetrics {
     total: Family<ReconcileLabels, Counter>,
     seconds: Family<KindLabels, Histogram>,
+    queues: Queues,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -95,10 +110,22 @@ fn seconds_histogram() -> Histogram {
 
 impl ReconcileMetrics {
     fn register(registry: &mut Registry) -> ReconcileMetrics {
-        let metrics = ReconcileMetrics { total: Family::default(), seconds: Family::new_with_constructor(seconds_histogram) };
+        let metrics = ReconcileMetrics {
+            total: Family::default(),
+            seconds: Family::new_with_constructor(seconds_histogram),
+            queues: Queues::default(),
+        };
+        registry.register_collector(Box::new(metrics.queues.clone()));
         registry.register("reconciles", "Reconciles by kind, outcome (ok, failed) and category of the failure", metrics.total.clone());
         registry.register_with_unit("reconcile_duration", "Duration of a reconcile", Unit::Seconds, metrics.seconds.clone());
         metrics
+    }
+
+    /// What waits for a reconcile of `kind`, which is about to begin its work. A panic shows as growth from 0: a counter that
+    /// first shows at 1 has not grown for Prometheus.
+    pub fn begin(&self, kind: &'static str) -> Queue {
+        drop(self.total.get_or_create(&ReconcileLabels { kind, outcome: "failed", category: "panic" }));
+        self.queues.of(kind)
     }
 
     /// A reconcile of `kind` ended after `elapsed`; `failure` is the category of what went wrong.
@@ -275,6 +302,31 @@ impl LimiterMetrics {
     /// A request was refused, or an answer asked for fewer.
     pub fn throttled(&self, cause: &'static str) {
         self.throttled.get_or_create(&CauseLabels { cause }).inc();
+    }
+}
+
+/// How traces leave the process.
+#[derive(Clone, Default)]
+pub struct TraceMetrics {
+    exports: Family<ExportLabels, Counter>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ExportLabels {
+    code: u16,
+}
+
+impl TraceMetrics {
+    fn register(registry: &mut Registry) -> TraceMetrics {
+        let metrics = TraceMetrics::default();
+        let help = "Requests to the receiver of traces by HTTP status (0: no answer)";
+        registry.register("exports", help, metrics.exports.clone());
+        metrics
+    }
+
+    /// A batch was sent; `code` is what was answered, 0 if nothing.
+    pub fn exported(&self, code: u16) {
+        self.exports.get_or_create(&ExportLabels { code }).inc();
     }
 }
 

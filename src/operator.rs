@@ -36,7 +36,8 @@ use crate::metrics::{ApiRequestLayer, Metrics};
 use crate::poller::Poller;
 use crate::refusal;
 use crate::shutdown;
-use crate::telemetry;
+use crate::telemetry::{self, LogFilter};
+use crate::traces::Traces;
 use crate::workload_identity::WorkloadIdentities;
 
 /// Orchestrations reconciled at once: each waits for the network most of the time.
@@ -91,10 +92,21 @@ pub enum OperatorError {
 /// # Errors
 /// [`OperatorError`], before or after the start.
 pub async fn run(args: Args) -> Result<(), OperatorError> {
-    let log_filter = telemetry::install(args.log_format, &args.log_filter).map_err(OperatorError::Configuration)?;
-    let config = Config::from(&args);
     let metrics = Arc::new(Metrics::new());
-    let client = client(&metrics).await?;
+    let config = Config::from(&args);
+    let traces = match &config.otlp_endpoint {
+        Some(endpoint) => Traces::export(endpoint, metrics.traces.clone()).map_err(OperatorError::Configuration)?,
+        None => Traces::default(),
+    };
+    let log_filter = telemetry::install(args.log_format, &args.log_filter, &traces).map_err(OperatorError::Configuration)?;
+    run_traced(&config, log_filter, &metrics, &traces).await?;
+    // Not after an error: what may end because another operator works now must not wait for anybody.
+    traces.stop().await;
+    Ok(())
+}
+
+async fn run_traced(config: &Config, log_filter: LogFilter, metrics: &Arc<Metrics>, traces: &Traces) -> Result<(), OperatorError> {
+    let client = client(metrics).await?;
     let readiness = Readiness::default();
     let (trigger, stop) = shutdown::channel();
 
@@ -104,10 +116,10 @@ pub async fn run(args: Args) -> Result<(), OperatorError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, "operator starts");
     let crds = [crd_gate::<Orchestration>(&readiness), crd_gate::<OrchestrationEvent>(&readiness), crd_gate::<TaskHub>(&readiness)];
     let candidate = match &config.lease {
-        Some(lease) => Some(Candidate::new(lease, &metrics, &readiness).await?),
+        Some(lease) => Some(Candidate::new(lease, metrics, &readiness).await?),
         None => None,
     };
-    let work = work(&config, client.clone(), &metrics, &readiness, stop.clone(), crds, candidate);
+    let work = work(config, client.clone(), (metrics, traces), &readiness, stop.clone(), crds, candidate);
     let admin = admin::serve(listener, Admin { readiness: readiness.clone(), metrics: metrics.clone(), log_filter }, stop.clone());
     tokio::select! {
         result = work => result,
@@ -207,7 +219,7 @@ impl Candidate {
 async fn work(
     config: &Config,
     client: Client,
-    metrics: &Metrics,
+    (metrics, traces): (&Metrics, &Traces),
     readiness: &Readiness,
     stop: shutdown::Shutdown,
     crds: [Crd; 3],
@@ -219,14 +231,14 @@ async fn work(
     let Some(candidate) = candidate else {
         metrics.leader.leading.set(1);
         let lists = lists.unwrap_or_else(|| FirstLists::new(readiness));
-        return control(config, client, metrics, lists, stop, Leading::alone()).await;
+        return control(config, client, (metrics, traces), lists, stop, Leading::alone()).await;
     };
     let claim = tokio::select! { claim = candidate.elected(readiness) => claim, () = stop.clone().begun() => return Ok(()) };
     tracing::info!(lease = candidate.name, "this operator leads");
     let lists = FirstLists::new(readiness);
     readiness.set_role("leader");
     candidate.gate.open();
-    let control = control(config, client, metrics, lists, stop, claim.leading());
+    let control = control(config, client, (metrics, traces), lists, stop, claim.leading());
     tokio::select! {
         biased;
         lapse = claim.lapsed() => Err(OperatorError::LeaseLapsed { lease: candidate.name, lapse }),
@@ -241,7 +253,7 @@ async fn work(
 async fn control(
     config: &Config,
     client: Client,
-    metrics: &Metrics,
+    (metrics, traces): (&Metrics, &Traces),
     lists: FirstLists,
     stop: shutdown::Shutdown,
     leading: Leading,
@@ -279,6 +291,7 @@ async fn control(
         poller.clone(),
         watched_hubs.store.clone(),
         metrics.orchestrations.clone(),
+        traces.clone(),
     );
     let of_orchestrations = Setup {
         concurrency: ORCHESTRATIONS_AT_ONCE,
@@ -299,6 +312,7 @@ async fn control(
         identities,
         allowed_endpoints: config.allowed_endpoints.clone(),
         storage_metrics: metrics.storage.clone(),
+        metrics: metrics.task_hubs.clone(),
         task_hubs: watched_hubs.store.clone(),
         orchestrations: stored_orchestrations,
     });

@@ -1,4 +1,5 @@
-//! Logs to stderr, as text or JSON, through a filter that can be changed at run time. Knows nobody.
+//! Logs to stderr, as text or JSON, through a filter that can be changed at run time and is that of the log alone: traces stand
+//! beside it. Knows nobody but them.
 
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+
+use crate::traces::Traces;
 
 /// How a log line looks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -53,18 +56,18 @@ fn changeable(filter: &str) -> Result<(reload::Layer<EnvFilter, Registry>, LogFi
     Ok((layer, LogFilter { text: Arc::new(Mutex::new(filter.to_owned())), handle }))
 }
 
-/// Installs the logger.
+/// Installs the logger, and the traces beside it.
 ///
 /// # Errors
 /// A text that names what is wrong with `filter`, or that a logger is installed already.
-pub fn install(format: LogFormat, filter: &str) -> Result<LogFilter, String> {
+pub fn install(format: LogFormat, filter: &str, traces: &Traces) -> Result<LogFilter, String> {
     let (layer, filter) = changeable(filter)?;
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let lines = match format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(layer).with(lines).try_init().map_err(|error| error.to_string())?;
+    tracing_subscriber::registry().with(lines.with_filter(layer)).with(traces.layer()).try_init().map_err(|error| error.to_string())?;
     Ok(filter)
 }
 

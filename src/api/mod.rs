@@ -27,6 +27,9 @@ pub const PAUSED_ANNOTATION: &str = "durable-operator.dev/paused";
 /// Annotation: any new value asks to reconcile now; it is echoed in `status.lastHandledReconcileAt`.
 pub const RECONCILE_REQUESTED_AT_ANNOTATION: &str = "durable-operator.dev/reconcile-requested-at";
 
+/// Annotation: the span that the run's spans belong below, as W3C's header `traceparent` has it. Read when the run is started.
+pub const TRACE_PARENT_ANNOTATION: &str = "durable-operator.dev/traceparent";
+
 /// What every annotation that the operator reads begins with.
 pub const ANNOTATION_PREFIX: &str = "durable-operator.dev/";
 

@@ -32,9 +32,10 @@ use crate::admin::Gate;
 use crate::api::{Envelope, Kind, PAUSED_ANNOTATION};
 use crate::hubs::Dependent;
 use crate::lease::Leading;
-use crate::metrics::ReconcileMetrics;
+use crate::metrics::{Queue, ReconcileMetrics};
 use crate::refusal;
 use crate::shutdown::Shutdown;
+use crate::traces::{self, RECONCILE};
 
 /// The longest pause after failures.
 const MAX_BACK_OFF: Duration = Duration::from_secs(60);
@@ -112,6 +113,8 @@ struct Run<R: Reconciler> {
     /// Of the watch: which objects exist, by UID.
     existing: Mutex<HashMap<String, ObjectRef<Envelope<R::Kind>>>>,
     metrics: ReconcileMetrics,
+    /// Who waits for a reconcile.
+    queue: Queue,
     time_out: Duration,
     leading: Leading,
 }
@@ -160,12 +163,14 @@ impl<K: Kind> Watched<K> {
 /// Runs the controller of `reconciler` until the shutdown begins, and lets reconciles under way finish.
 pub async fn run<R: Reconciler>(reconciler: R, setup: Setup<R::Kind>) {
     let Setup { concurrency, time_out, triggers, listed, shutdown, leading, metrics, watched } = setup;
+    let queue = metrics.begin(R::KIND);
     let run = Arc::new(Run {
         reconciler,
         newest: Newest::new(),
         failures: Mutex::default(),
         existing: Mutex::default(),
         metrics,
+        queue: queue.clone(),
         time_out,
         leading,
     });
@@ -178,18 +183,35 @@ pub async fn run<R: Reconciler>(reconciler: R, setup: Setup<R::Kind>) {
     let touched = events
         .reflect(writer)
         .applied_objects()
-        .predicate_filter(predicates::generation.combine(predicates::finalizers).combine(our_annotations), Default::default());
-    let triggers = triggers.map(|object| ObjectRef::new(&object.name).within(&object.namespace));
+        .predicate_filter(predicates::generation.combine(predicates::finalizers).combine(our_annotations), Default::default())
+        .inspect({
+            let queue = queue.clone();
+            move |touched| {
+                if let Ok(object) = touched {
+                    queue.add(object.namespace(), object.name());
+                }
+            }
+        });
+    let triggers = triggers.map({
+        let queue = queue.clone();
+        move |object| {
+            queue.add(&object.namespace, &object.name);
+            ObjectRef::new(&object.name).within(&object.namespace)
+        }
+    });
     Controller::for_stream(touched, store)
         .with_config(Config::default().concurrency(concurrency))
         .reconcile_on(triggers)
         .graceful_shutdown_on(shutdown.begun())
         .run(|object, run| async move { Ok::<_, Infallible>(run.reconcile(object).await) }, |_, impossible, _| match *impossible {}, run)
         .for_each(async |result| {
-            if let Err(error) = result
-                && !matches!(error, kube::runtime::controller::Error::ObjectNotFound(_))
-            {
-                tracing::warn!(kind = R::KIND, %error, "watch interrupted");
+            match result {
+                // Its turn came after it went.
+                Err(kube::runtime::controller::Error::ObjectNotFound(object)) => {
+                    queue.remove(object.namespace.as_deref().unwrap_or_default(), &object.name);
+                }
+                Err(error) => tracing::warn!(kind = R::KIND, %error, "watch interrupted"),
+                Ok(_) => {}
             }
         })
         .await;
@@ -239,17 +261,27 @@ impl<R: Reconciler> Run<R> {
         self.reconciler.forget(object, uid);
     }
 
+    /// Reconciles, and knows from when on the object waits again.
     async fn reconcile(&self, object: Arc<Envelope<R::Kind>>) -> Action {
         if !self.leading.is_held() {
             // A process that was stopped and goes on may come here before it hears that it has to end.
             return Action::await_change();
         }
         let object = self.newest.or_newer(object);
+        let reference = ObjectRef::from_obj(&*object);
+        self.queue.remove(object.namespace(), object.name());
+        let next = self.reconcile_now(object, &reference).await;
+        let Next::After(pause) = next else { return Action::await_change() };
+        self.queue.add_after(reference.namespace.as_deref().unwrap_or_default(), &reference.name, pause);
+        Action::requeue(pause)
+    }
+
+    async fn reconcile_now(&self, object: Arc<Envelope<R::Kind>>, reference: &ObjectRef<Envelope<R::Kind>>) -> Next {
         if object.annotation(PAUSED_ANNOTATION) == Some("true") && object.meta().deletion_timestamp.is_none() {
-            return Action::await_change();
+            return Next::Change;
         }
-        let (uid, reference) = (object.uid().to_owned(), ObjectRef::from_obj(&*object));
-        let span = tracing::info_span!("reconcile", kind = R::KIND, namespace = object.namespace(), name = object.name());
+        let uid = object.uid().to_owned();
+        let span = tracing::info_span!(RECONCILE, kind = R::KIND, namespace = object.namespace(), name = object.name());
         let begun = Instant::now();
         let work = AssertUnwindSafe(self.reconciler.reconcile(object, &self.newest)).catch_unwind();
         let result = match tokio::time::timeout(self.time_out, tracing::Instrument::instrument(work, span.clone())).await {
@@ -260,18 +292,16 @@ impl<R: Reconciler> Run<R> {
         self.metrics.observe(R::KIND, result.as_ref().err().map(Failure::category), begun.elapsed());
         if !lock(&self.existing).contains_key(&uid) {
             // It went meanwhile: what this reconcile remembered after the deletion was seen would stay for ever.
-            self.forget(&reference, &uid);
-            return Action::await_change();
+            self.forget(reference, &uid);
+            return Next::Change;
         }
         match result {
             Ok(next) => {
                 lock(&self.failures).remove(&uid);
-                match next {
-                    Next::Change => Action::await_change(),
-                    Next::After(pause) => Action::requeue(pause),
-                }
+                next
             }
             Err(failure) => {
+                traces::failed(&span, failure.category());
                 let attempt = {
                     let mut failures = lock(&self.failures);
                     let count = failures.entry(uid).or_insert(0);
@@ -280,7 +310,7 @@ impl<R: Reconciler> Run<R> {
                 };
                 let pause = back_off(attempt);
                 span.in_scope(|| tracing::warn!(%failure, attempt, ?pause, "reconcile failed"));
-                Action::requeue(pause)
+                Next::After(pause)
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Counts the requests to the API server, since kube has no metrics of its own.
+//! Counts the requests to the API server, since kube has no metrics of its own, and makes each a span.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -6,6 +6,8 @@ use std::task::{Context, Poll};
 
 use http::{Method, Request, Response, Uri};
 use tower::{Layer, Service};
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use super::{ApiLabels, ApiMetrics};
 
@@ -52,10 +54,22 @@ where
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let (verb, resource) = (verb(request.method(), request.uri()), resource(request.uri().path()));
+        // Its parent is who asked: the client's queue enters that span for this call.
+        let span = tracing::debug_span!(
+            "api_server",
+            otel.name = format_args!("{verb} {resource}"),
+            otel.kind = "client",
+            otel.status_code = Empty,
+            http.response.status_code = Empty,
+        );
         let (call, metrics) = (self.inner.call(request), self.metrics.clone());
         Box::pin(async move {
-            let result = call.await;
+            let result = call.instrument(span.clone()).await;
             let code = result.as_ref().map_or(0, |response| response.status().as_u16());
+            span.record("http.response.status_code", code);
+            if !(200..400).contains(&code) {
+                span.record("otel.status_code", "ERROR");
+            }
             metrics.requests.get_or_create(&ApiLabels { verb, resource, code }).inc();
             result
         })

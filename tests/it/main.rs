@@ -17,5 +17,6 @@ mod schema;
 #[allow(dead_code, unused_imports, reason = "the fault run and the benches use the rest")]
 mod support;
 mod task_hub;
+mod traces;
 mod views;
 mod wire;

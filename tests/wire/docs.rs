@@ -70,8 +70,24 @@ fn check(page: &Path, document: &str) -> Result<(), String> {
         {
             Ok(())
         }
+        ("", "") if page.ends_with("docs/tracing.md") => collector(&value),
         (version, kind) => Err(format!("a {kind:?} of {version:?} is none of the kinds that the documentation may show")),
     }
+}
+
+/// A collector's configuration, whose pipelines name what is there, and which takes what the operator sends.
+fn collector(value: &Value) -> Result<(), String> {
+    let endpoint = &value["receivers"]["otlp"]["protocols"]["http"]["endpoint"];
+    if endpoint.as_str().is_none_or(|endpoint| !endpoint.ends_with(":4318")) {
+        return Err(format!("OTLP over HTTP is not received at port 4318 but at {endpoint}"));
+    }
+    let pipeline = value["service"]["pipelines"]["traces"].as_object().ok_or("no pipeline of traces")?;
+    for (part, names) in pipeline {
+        for name in names.as_array().ok_or(format!("{part} is no list"))? {
+            value[part.as_str()].get(name.as_str().unwrap_or_default()).ok_or(format!("{part} has no {name}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Parses `value` and compares what was understood with what was said.
@@ -168,7 +184,8 @@ async fn every_metric_is_listed() {
     let text = metrics_in_use().await;
     let types: Vec<(&str, &str)> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).filter_map(|line| line.split_once(' ')).collect();
-    assert!(types.len() >= 8, "{text}");
+    assert!(types.len() >= 25, "{text}");
+    let mut known = Vec::new();
     for (name, kind) in types {
         let suffix = match kind {
             "counter" => "_total",
@@ -176,20 +193,31 @@ async fn every_metric_is_listed() {
             _ => "",
         };
         assert!(page.contains(&format!("| `{name}{suffix}` | {kind} |")), "docs/metrics.md does not list {name}{suffix}, a {kind}");
+        known.push(format!("{name}{suffix}"));
+    }
+    let listed = page.lines().filter_map(|line| line.strip_prefix("| `durable_operator_")?.split_once('`'));
+    for (name, _) in listed {
+        assert!(known.contains(&format!("durable_operator_{name}")), "docs/metrics.md lists durable_operator_{name}, which there is not");
     }
 }
 
 /// What `/metrics` says when everything was counted once: a metric with labels does not show before.
 async fn metrics_in_use() -> String {
-    use durable_operator::metrics::{ApiRequestLayer, Metrics};
+    use durable_operator::metrics::{ApiRequestLayer, HubBacklog, HubFigures, Metrics};
     use durable_taskhub::storage::{ObservedRequest, RequestObserver, Service};
     use tower::{Layer, ServiceExt, service_fn};
     let metrics = Metrics::new();
     let elapsed = std::time::Duration::from_millis(1);
     metrics.reconciles.observe("TaskHub", None, elapsed);
+    drop(metrics.reconciles.begin("TaskHub"));
+    metrics.task_hubs.update("shop", "orders", |figures| {
+        let orchestrations = Some([("Running", 1); 6]);
+        *figures = HubFigures { ready: true, workers_active: Some(true), orchestrations, backlog: Some(HubBacklog::default()) };
+    });
     metrics.storage.observe(&ObservedRequest { service: Service::Table, operation: "table.get", status: Some(200), elapsed });
     metrics.limiter.waited("poll", elapsed);
     metrics.limiter.throttled("answer");
+    metrics.traces.exported(200);
     let server = service_fn(async |_: http::Request<()>| Ok::<_, std::convert::Infallible>(http::Response::new(())));
     ApiRequestLayer::new(metrics.api.clone()).layer(server).oneshot(http::Request::new(())).await.unwrap();
     metrics.encode().unwrap()
@@ -243,6 +271,14 @@ fn what_is_not_known_is_found() {
     let unknown = check(page, &format!("{good}  startsAt: never\n")).unwrap_err();
     assert!(unknown.contains(".spec.startsAt"), "{unknown}");
     assert!(check(page, "kind: Deployment\n").is_err());
+    let traces = Path::new("docs/tracing.md");
+    let pipeline = |receivers: &str| {
+        let receiver = "receivers: {otlp: {protocols: {http: {endpoint: \"0.0.0.0:4318\"}}}}";
+        format!("{receiver}\nservice: {{pipelines: {{traces: {{receivers: [{receivers}]}}}}}}\n")
+    };
+    assert_eq!(check(traces, &pipeline("otlp")), Ok(()));
+    assert!(check(traces, &pipeline("other")).is_err());
+    assert!(check(page, &pipeline("otlp")).is_err(), "only that page shows one");
     assert!(check(page, &good.replace("functionName: F", "functionName: [F]")).is_err());
     assert_eq!(blocks("a\n```yaml\nb: 1\n```\n```text\nc\n```\n", "yaml"), [(2, "b: 1\n".to_owned())]);
     assert_eq!(documents("---\na: 1\n---\nb: 2\n").collect::<Vec<_>>(), ["a: 1", "b: 2\n"]);

@@ -243,6 +243,7 @@ pub mod storage;
 mod suspend;
 pub mod terminate;
 mod time;
+pub mod trace;
 pub mod wait;
 
 pub use hub::{ConnectError, Partition, TaskHub};

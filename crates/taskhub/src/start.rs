@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::event::ExecutionStarted;
+use crate::event::{ExecutionStarted, TraceContext};
 use crate::hub::TaskHub;
 use crate::instance::Instance;
 use crate::message::Message;
@@ -24,6 +24,7 @@ use crate::outgoing::{LargeMessage, gzip, wrapper};
 use crate::payload::{Payload, PayloadError};
 use crate::storage::{Condition, Entity, StorageError};
 use crate::time::Time;
+use crate::trace::TraceParent;
 
 /// More than this many UTF-16 code units do not fit into a column (task-hub.md 4.5).
 const MAX_COLUMN_CHARACTERS: usize = 30 * 1024;
@@ -56,6 +57,8 @@ pub struct StartRequest {
     /// When the run shall begin, at most seven days ahead. It cannot be canceled by a terminate (engine-experiments.md 5.1),
     /// only by a purge (4.13).
     pub scheduled_start_time: Option<Time>,
+    /// The trace that the run's spans belong to; it is no part of what makes two starts the same.
+    pub trace_parent: Option<TraceParent>,
     /// What if the ID was used before.
     pub overwrite: Overwrite,
     /// Columns of the caller's own, which the engine keeps (task-hub.md 4.2).
@@ -84,6 +87,7 @@ impl StartRequest {
             input: None,
             tags: Vec::new(),
             scheduled_start_time: None,
+            trace_parent: None,
             overwrite: Overwrite::Never,
             columns: Vec::new(),
         }
@@ -240,11 +244,22 @@ impl PreparedStart {
     }
 
     fn parts(&self, hub: &TaskHub, generation: i32, number: i64) -> Parts {
-        let StartRequest { name, instance_id, execution_id, version, input, tags, scheduled_start_time, overwrite: _, columns } =
-            &self.request;
+        let StartRequest {
+            name,
+            instance_id,
+            execution_id,
+            version,
+            input,
+            tags,
+            scheduled_start_time,
+            trace_parent,
+            overwrite: _,
+            columns,
+        } = &self.request;
         let started = ExecutionStarted {
             version: version.clone(),
             tags: Some(tags.clone()).filter(|tags| !tags.is_empty()),
+            parent_trace_context: trace_parent.as_ref().map(trace_context),
             scheduled_start_time: *scheduled_start_time,
             generation: Some(generation),
             ..ExecutionStarted::new(instance_id.as_str(), execution_id, name, input.clone())
@@ -320,6 +335,10 @@ fn set_column(row: &mut Entity, column: &str, text: &str, blobs: &mut Vec<(Strin
     blobs.push((name, gzip(text.as_bytes())));
 }
 
+fn trace_context(parent: &TraceParent) -> TraceContext {
+    TraceContext { trace_parent: Some(parent.to_string()), trace_state: None, id: None, span_id: None, activity_start_time: None }
+}
+
 /// A JSON object of the tags, in their order.
 fn tags_text(tags: &[(String, String)]) -> String {
     let text = |text: &str| crate::event::newtonsoft(&serde_json::Value::from(text));
@@ -328,11 +347,12 @@ fn tags_text(tags: &[(String, String)]) -> String {
 }
 
 impl StartWritten {
-    /// The start message of a row that was written earlier, made from what the row says. No request, one for a large input.
+    /// The start message of a row that was written earlier, made from what the row says, which is everything but the trace. No
+    /// request, one for a large input.
     ///
     /// # Errors
     /// [`NotStartable`] if the row shows that the start was consumed, or cannot say what it was.
-    pub async fn again(hub: &TaskHub, instance: &Instance) -> Result<StartWritten, NotStartable> {
+    pub async fn again(hub: &TaskHub, instance: &Instance, trace_parent: Option<TraceParent>) -> Result<StartWritten, NotStartable> {
         if instance.has_started {
             return Err(NotStartable::HasStarted);
         }
@@ -350,6 +370,7 @@ impl StartWritten {
         let started = ExecutionStarted {
             version: instance.version.clone(),
             tags: Some(instance.tags.clone()).filter(|tags| !tags.is_empty()),
+            parent_trace_context: trace_parent.as_ref().map(trace_context),
             scheduled_start_time: instance.scheduled_start_time,
             generation: Some(instance.generation),
             ..ExecutionStarted::new(&instance.id, execution_id, &instance.name, input)
@@ -382,20 +403,36 @@ impl TaskHub {
     /// [`StartError`]. After [`StartError::Storage`] call it again with the same request: if the row is there with the
     /// request's execution ID, the message is sent (again), which costs one more read.
     pub async fn start(&self, request: StartRequest) -> Result<(), StartError> {
-        let (id, execution_id) = (request.instance_id.clone(), request.execution_id.clone());
+        let (id, execution_id, trace_parent) = (request.instance_id.clone(), request.execution_id.clone(), request.trace_parent);
         let written = match PreparedStart::new(request)?.write(self).await {
             Ok(written) => written,
             Err(StartError::AlreadyExists) => match self.get(id.as_str()).await? {
-                Some(row) if row.execution_id.as_deref() == Some(&execution_id) => match StartWritten::again(self, &row).await {
-                    Ok(written) => written,
-                    Err(NotStartable::HasStarted) => return Ok(()),
-                    Err(NotStartable::Input(PayloadError::Storage(error))) => return Err(error.into()),
-                    Err(NotStartable::Incomplete | NotStartable::Input(_)) => return Err(StartError::AlreadyExists),
-                },
+                Some(row) if row.execution_id.as_deref() == Some(&execution_id) => {
+                    match StartWritten::again(self, &row, trace_parent).await {
+                        Ok(written) => written,
+                        Err(NotStartable::HasStarted) => return Ok(()),
+                        Err(NotStartable::Input(PayloadError::Storage(error))) => return Err(error.into()),
+                        Err(NotStartable::Incomplete | NotStartable::Input(_)) => return Err(StartError::AlreadyExists),
+                    }
+                }
                 _ => return Err(StartError::AlreadyExists),
             },
             Err(error) => return Err(error),
         };
         Ok(written.send(self).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_written_as_the_engines_clients_write_it() {
+        let parent = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
+        assert_eq!(
+            trace_context(&parent).to_json(true).to_string(),
+            r#"{"$type":"DurableTask.Core.Tracing.DistributedTraceContext","TraceParent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","TraceState":null,"Id":null,"SpanId":null,"ActivityStartTime":null}"#
+        );
     }
 }

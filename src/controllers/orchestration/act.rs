@@ -55,6 +55,7 @@ pub async fn start(client: &Client, hub: &ReadyHub, namespace: &str, wish: &Wish
         version: spec.version.clone(),
         input: input.clone(),
         tags,
+        trace_parent: wish.trace.map(|trace| trace.parent),
         columns: vec![(OWNER_COLUMN.to_owned(), wish.identity.owner.clone())],
         ..StartRequest::new(spec.function_name.as_deref().unwrap_or_default())
     };
@@ -125,7 +126,7 @@ async fn ours(hub: &ReadyHub, wish: &Wish, instance: Instance) -> Result<Outcome
         let row = Row { adopted, ..row(hub, Some(wish), instance.into()).await? };
         return Ok(Outcome::Row(row, Change::Keep));
     }
-    let written = send_for(hub, &instance).await?;
+    let written = send_for(hub, &instance, wish).await?;
     Ok(accepted(wish, &written))
 }
 
@@ -204,17 +205,19 @@ pub async fn look_before(client: &Client, hub: &ReadyHub, namespace: &str, wish:
 }
 
 /// Sends the start message of a row that has waited too long. Two requests: the message needs the row's input.
-pub async fn send_again(hub: &ReadyHub, instance_id: &str) -> Result<(), Failure> {
+pub async fn send_again(hub: &ReadyHub, wish: &Wish, instance_id: &str) -> Result<(), Failure> {
     match hub.client.get(instance_id).await.map_err(storage)? {
-        Some(instance) if !instance.has_started => send_for(hub, &instance).await.map(drop),
+        Some(instance) if !instance.has_started => send_for(hub, &instance, wish).await.map(drop),
         // A worker took it up, or somebody purged it, since it was seen: the next read shows it.
         Some(_) | None => Ok(()),
     }
 }
 
 /// Sends the start message that the row stands for.
-async fn send_for(hub: &ReadyHub, instance: &Instance) -> Result<StartWritten, Failure> {
-    let written = StartWritten::again(&hub.client, instance).await.map_err(|error| Failure::new("row_incomplete", error))?;
+async fn send_for(hub: &ReadyHub, instance: &Instance, wish: &Wish) -> Result<StartWritten, Failure> {
+    let written = StartWritten::again(&hub.client, instance, wish.trace.map(|trace| trace.parent))
+        .await
+        .map_err(|error| Failure::new("row_incomplete", error))?;
     send(&hub.client, &written).await?;
     Ok(written)
 }

@@ -18,7 +18,7 @@ fn spec(change: impl FnOnce(&mut OrchestrationSpec)) -> OrchestrationSpec {
 }
 
 fn wish_with(change: impl FnOnce(&mut OrchestrationSpec)) -> Wish {
-    Wish { identity: Identity::new("shop", "order", UID, None).unwrap(), spec: spec(change) }
+    Wish { identity: Identity::new("shop", "order", UID, None).unwrap(), spec: spec(change), trace: None }
 }
 
 fn wish() -> Wish {

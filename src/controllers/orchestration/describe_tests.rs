@@ -46,7 +46,7 @@ fn changed(entity: Entity, output: Option<&str>, workers_active: bool, change: C
 fn wish_with(change: impl FnOnce(&mut OrchestrationSpec)) -> Wish {
     let mut spec = serde_json::from_value(serde_json::json!({"taskHubRef": {"name": "hub"}, "functionName": "Echo"})).unwrap();
     change(&mut spec);
-    Wish { identity: Identity::new("shop", "order", "0f8fad5b-d9cb-469f-a165-70867728950e", None).unwrap(), spec }
+    Wish { identity: Identity::new("shop", "order", "0f8fad5b-d9cb-469f-a165-70867728950e", None).unwrap(), spec, trace: None }
 }
 
 fn wants(desired: DesiredState) -> Wish {

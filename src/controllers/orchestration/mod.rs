@@ -22,11 +22,12 @@ pub use subject::hub_of;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use durable_taskhub::Time;
 use kube::Client;
 use kube::runtime::reflector::{ObjectRef, Store};
+use tracing::Instrument;
 
 use self::act::control::{self, Resolved};
 use self::act::rewind::{self, Standing};
@@ -41,15 +42,19 @@ use super::failure::Failure;
 use super::finalizer;
 use super::runner::{Newest, Next, Reconciler};
 use super::status::{self, STALE_AGAIN_AFTER, Written};
-use crate::api::Envelope;
 use crate::api::v1alpha1::{Action, Orchestration, OrchestrationStatus, RuntimeStatus, TaskHub};
+use crate::api::{Envelope, TRACE_PARENT_ANNOTATION};
 use crate::crash_points::{self, at};
 use crate::hubs::{Dependent, HubKey, HubView, Hubs, ReadyHub, Standing as Counted};
 use crate::metrics::OrchestrationMetrics;
 use crate::poller::{Poller, Seen, Subscription};
+use crate::traces::{self, Traces};
 
 /// An object whose hub is not known yet, since the operator has just started, is looked at again after this. It costs no request.
 const UNKNOWN_HUB_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What the annotation for a run's trace looks like.
+const EXAMPLE_TRACE_PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 /// Without a hub that says otherwise.
 const DEFAULT_INLINE_BYTES: usize = 8192;
@@ -68,6 +73,8 @@ pub struct Orchestrations {
     pub task_hubs: Store<Envelope<TaskHub>>,
     /// What is counted.
     pub metrics: OrchestrationMetrics,
+    /// Which traces the runs belong to.
+    pub traces: Traces,
     followed: Mutex<HashMap<String, Followed>>,
 }
 
@@ -105,8 +112,9 @@ impl Orchestrations {
         poller: Poller,
         task_hubs: Store<Envelope<TaskHub>>,
         metrics: OrchestrationMetrics,
+        traces: Traces,
     ) -> Orchestrations {
-        Orchestrations { client, events, hubs, poller, task_hubs, metrics, followed: Mutex::default() }
+        Orchestrations { client, events, hubs, poller, task_hubs, metrics, traces, followed: Mutex::default() }
     }
 
     /// What is known of the object's hub and instance. No request, but for the labels of a namespace that a hub selects by.
@@ -160,15 +168,22 @@ impl Orchestrations {
             Decision::RemoveFinalizer => return self.remove_finalizer(subject, newest).await,
             Decision::Rest => Outcome::Unchanged,
             Decision::Hold(hold) => Outcome::Held(hold),
-            Decision::Start => act::start(&self.client, hub()?, subject.object.namespace(), wish()?).await?,
-            Decision::LookBeforeHold(hold) => act::look_before(&self.client, hub()?, subject.object.namespace(), wish()?, hold).await?,
+            Decision::Start => {
+                let wish = wish()?;
+                self.start(wish, act::start(&self.client, hub()?, subject.object.namespace(), wish)).await?
+            }
+            Decision::LookBeforeHold(hold) => {
+                let wish = wish()?;
+                self.start(wish, act::look_before(&self.client, hub()?, subject.object.namespace(), wish, hold)).await?
+            }
             Decision::Adopt => act::adopt(hub()?, wish()?).await?,
             Decision::SendAgain(instance) => {
-                act::send_again(hub()?, &instance.id).await?;
+                let wish = wish()?;
+                self.in_run_trace(wish, act::send_again(hub()?, wish, &instance.id)).await?;
                 if let Some(followed) = self.followed().get_mut(subject.object.uid()) {
                     followed.last_sent = Some(Time::now());
                 }
-                Outcome::Row(act::row(hub()?, Some(wish()?), instance).await?, Change::Keep)
+                Outcome::Row(act::row(hub()?, Some(wish), instance).await?, Change::Keep)
             }
             Decision::Issue(action, instance) => return self.issue(subject, action, instance, hub()?, newest).await,
             Decision::Resolve { wanted, instance } => {
@@ -258,13 +273,13 @@ impl Orchestrations {
 
     async fn add_finalizer(&self, subject: Subject, newest: &Newest<Orchestration>) -> Result<Step, Failure> {
         let written = finalizer::add(&self.client, &subject.object).await?;
-        let step = read_back(written, newest);
+        let step = self.read_back(written, newest);
         crash_points::reached(at::FINALIZER_ADDED);
         Ok(step)
     }
 
     async fn remove_finalizer(&self, subject: Subject, newest: &Newest<Orchestration>) -> Result<Step, Failure> {
-        Ok(read_back(finalizer::remove(&self.client, &subject.object).await?, newest))
+        Ok(self.read_back(finalizer::remove(&self.client, &subject.object).await?, newest))
     }
 
     /// Writes the status if it says something new, and tells a person what she would want to know.
@@ -283,7 +298,7 @@ impl Orchestrations {
             return Ok(Step::Done(subject, Some(outcome)));
         }
         let written = status::write(&self.client, &subject.object, &after).await?;
-        let Step::Done(new, _) = read_back(written, newest) else { return Ok(Step::Stale) };
+        let Step::Done(new, _) = self.read_back(written, newest) else { return Ok(Step::Stale) };
         crash_points::reached(match after.runtime_status {
             _ if after.settled => at::SETTLED_WRITTEN,
             Some(RuntimeStatus::Running) => at::RUNNING_WRITTEN,
@@ -295,7 +310,48 @@ impl Orchestrations {
         if let Some(tool) = self.refuses_expiry(&new, about.now) {
             self.events.publish(&new.object, tool).await;
         }
+        if new.has_invalid_trace_parent() && !is_accepted(&subject.status) && is_accepted(&after) {
+            self.events.publish(&new.object, trace_parent_ignored()).await;
+        }
         Ok(Step::Done(new, Some(outcome)))
+    }
+
+    /// The copy that a write gave back.
+    fn read_back(&self, written: Written<Orchestration>, newest: &Newest<Orchestration>) -> Step {
+        match written {
+            Written::New(copy) => Step::Done(Subject::read(newest.keep(*copy), &self.traces), None),
+            Written::Stale => Step::Stale,
+        }
+    }
+
+    /// Awaits `work`, which may start the run, as a part of the run's trace.
+    async fn in_run_trace<T>(&self, wish: &Wish, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let Some(trace) = &wish.trace else { return work.await };
+        // A span of its own: that of the reconcile has begun, and belongs to no run.
+        let span = tracing::debug_span!("start");
+        traces::join(&span, trace);
+        let result = work.instrument(span.clone()).await;
+        if let Err(failure) = &result {
+            traces::failed(&span, failure.category());
+        }
+        result
+    }
+
+    /// The same, and shows the start if `work` has made one, or has found one that nobody has shown yet.
+    async fn start(&self, wish: &Wish, work: impl Future<Output = Result<Outcome, Failure>>) -> Result<Outcome, Failure> {
+        let begun = SystemTime::now();
+        let outcome = self.in_run_trace(wish, work).await?;
+        let is_started = match &outcome {
+            Outcome::Accepted { .. } => true,
+            // An operator that died had sent it, and the run has begun since.
+            Outcome::Row(row, _) => row.instance.execution_id.as_deref() == Some(&wish.identity.execution_id),
+            _ => false,
+        };
+        if let Some(trace) = wish.trace.as_ref().filter(|_| is_started) {
+            let (function, instance_id) = (wish.spec.function_name.as_deref().unwrap_or_default(), wish.identity.instance_id.as_str());
+            self.traces.started(trace, function, instance_id, begun);
+        }
+        Ok(outcome)
     }
 
     /// What is said, once, of an object that its tool would create again.
@@ -420,7 +476,7 @@ impl Reconciler for Orchestrations {
     const KIND: &'static str = "Orchestration";
 
     async fn reconcile(&self, object: Arc<Object>, newest: &Newest<Orchestration>) -> Result<Next, Failure> {
-        let subject = Subject::read(object);
+        let subject = Subject::read(object, &self.traces);
         if let Some(deleted_at) = subject.object.deleted_at() {
             return self.delete(subject, deleted_at, newest).await;
         }
@@ -475,11 +531,15 @@ fn standing(status: &OrchestrationStatus) -> Counted {
     }
 }
 
-/// The copy that a write gave back.
-fn read_back(written: Written<Orchestration>, newest: &Newest<Orchestration>) -> Step {
-    match written {
-        Written::New(copy) => Step::Done(Subject::read(newest.keep(*copy)), None),
-        Written::Stale => Step::Stale,
+/// What is said, once, of an annotation that could not be followed: a run does not wait for its trace.
+fn trace_parent_ignored() -> Notice {
+    Notice {
+        is_warning: true,
+        reason: "TraceParentIgnored",
+        action: "Start",
+        note: format!(
+            "the annotation {TRACE_PARENT_ANNOTATION} was ignored: it must be a traceparent of W3C Trace Context, such as {EXAMPLE_TRACE_PARENT}"
+        ),
     }
 }
 

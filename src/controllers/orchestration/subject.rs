@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use durable_taskhub::Time;
+use durable_taskhub::trace::TraceParent;
 
 use super::describe::MAX_ECHO_BYTES;
 use super::identity::Identity;
 use super::wish::{Refusal, Wish};
 use crate::api::conditions::cut;
 use crate::api::v1alpha1::{Orchestration, OrchestrationSpec, OrchestrationStatus, TaskHubReference};
-use crate::api::{Envelope, RECONCILE_REQUESTED_AT_ANNOTATION, hub_time};
+use crate::api::{Envelope, RECONCILE_REQUESTED_AT_ANNOTATION, TRACE_PARENT_ANNOTATION, hub_time};
 use crate::hubs::{Dependent, HubKey};
+use crate::traces::Traces;
 
 pub type Object = Envelope<Orchestration>;
 
@@ -29,12 +31,12 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Reads `object`.
-    pub fn read(object: Arc<Object>) -> Subject {
+    /// Reads `object`, whose run is one of `traces`.
+    pub fn read(object: Arc<Object>, traces: &Traces) -> Subject {
         let spec = object.spec();
         let hub = spec.as_ref().ok().map(|spec| hub_of(object.namespace(), &spec.task_hub_ref));
         let wish = match spec {
-            Ok(spec) => wish(&object, spec),
+            Ok(spec) => wish(&object, spec, traces),
             Err(error) => {
                 let message =
                     format!("this version of the operator cannot read the spec: {error}. Change the object, or upgrade the operator");
@@ -56,6 +58,11 @@ impl Subject {
         self.requested_at.is_some() && self.requested_at != self.status.last_handled_reconcile_at
     }
 
+    /// True if the annotation for the run's trace says what nobody could read.
+    pub fn has_invalid_trace_parent(&self) -> bool {
+        self.object.annotation(TRACE_PARENT_ANNOTATION).is_some_and(|text| TraceParent::parse(text).is_none())
+    }
+
     /// When the run ended, as far as the object knows.
     pub fn finished(&self) -> Option<Time> {
         use crate::api::conditions::{COMPLETE, FAILED};
@@ -73,9 +80,13 @@ pub fn hub_of(namespace: &str, reference: &TaskHubReference) -> HubKey {
     HubKey { namespace: reference.namespace.clone().unwrap_or_else(|| namespace.to_owned()), name: reference.name.clone() }
 }
 
-fn wish(object: &Object, spec: OrchestrationSpec) -> Result<Wish, Refusal> {
+fn wish(object: &Object, spec: OrchestrationSpec, traces: &Traces) -> Result<Wish, Refusal> {
     match Identity::new(object.namespace(), object.name(), object.uid(), spec.instance_id.as_deref()) {
-        Ok(identity) => Ok(Wish { identity, spec }),
+        Ok(identity) => {
+            let given = object.annotation(TRACE_PARENT_ANNOTATION).and_then(TraceParent::parse);
+            let trace = traces.of_run(&identity.execution_id, given);
+            Ok(Wish { identity, spec, trace })
+        }
         Err(why) => Err(Refusal { reason: "InvalidInstanceId", message: format!("spec.instanceId: {why}") }),
     }
 }

@@ -22,6 +22,7 @@ fn wish(policy: DeletionPolicy) -> Wish {
     let mut wish = Wish {
         identity,
         spec: serde_json::from_value(serde_json::json!({"taskHubRef": {"name": "hub"}, "functionName": "Echo"})).unwrap(),
+        trace: None,
     };
     wish.spec.deletion_policy = policy;
     wish

@@ -9,6 +9,7 @@ use crate::api::conditions::{self, SUSPENDED};
 use crate::api::v1alpha1::{
     Action, DeletionPolicy, DesiredState, OrchestrationSpec, OrchestrationStatus, RewindResult, RuntimeStatus, StartPolicy,
 };
+use crate::traces::RunTrace;
 
 /// What the object asks for.
 #[derive(Debug, Clone)]
@@ -17,6 +18,8 @@ pub struct Wish {
     pub identity: Identity,
     /// The spec.
     pub spec: OrchestrationSpec,
+    /// The trace that the run belongs to.
+    pub trace: Option<RunTrace>,
 }
 
 /// Why the object's spec can not be carried out as it is.

@@ -9,6 +9,7 @@ use crate::api::conditions::{self, READY, RECONCILING, STALLED, Statement, WORKE
 use crate::api::v1alpha1::{Backlog, ConnectionStatus, EngineStatus, HubTime, OrchestrationCounts, TaskHubStatus};
 use crate::connection::NotReady;
 use crate::controllers::events::Notice;
+use crate::metrics::HubBacklog;
 
 /// What the operator was doing when it tells of a connection.
 const CONNECT: &str = "Connect";
@@ -55,6 +56,8 @@ pub struct Counted {
     pub orchestrations: OrchestrationCounts,
     /// The messages; none if nothing unfinished waits for them.
     pub backlog: Option<Backlog>,
+    /// The same, with the age of the oldest.
+    pub messages: Option<HubBacklog>,
 }
 
 /// The reasons that heal without anybody changing the TaskHub or its Secret.
@@ -99,7 +102,7 @@ fn learn(status: &mut TaskHubStatus, connected: &Connected) {
     if let Some(created) = connected.hub_created_at {
         status.hub_created_at = Some(HubTime(created));
     }
-    if let Some(Counted { orchestrations, backlog }) = &connected.counted {
+    if let Some(Counted { orchestrations, backlog, messages: _ }) = &connected.counted {
         status.orchestrations = Some(orchestrations.clone());
         status.backlog = backlog.clone();
     }
@@ -202,13 +205,13 @@ mod tests {
         let backlog = Backlog { control_queues: vec![1, 0, 0, 3], work_item_queue: 4 };
         found.line = Some(EngineLine::Line1);
         found.hub_created_at = Some(now);
-        found.counted = Some(Counted { orchestrations: counts.clone(), backlog: Some(backlog.clone()) });
+        found.counted = Some(Counted { orchestrations: counts.clone(), backlog: Some(backlog.clone()), messages: None });
         let status = describe(&TaskHubStatus::default(), &first, 1, None, now);
         assert_eq!(status.engine.clone().unwrap().line.as_deref(), Some("1.x"));
         assert_eq!((&status.orchestrations, &status.backlog), (&Some(counts), &Some(backlog)));
         assert_eq!(describe(&status, &connected(1), 1, None, now), status);
         let Finding::Connected(found) = &mut first else { panic!("{first:?}") };
-        found.counted = Some(Counted { orchestrations: OrchestrationCounts::default(), backlog: None });
+        found.counted = Some(Counted { orchestrations: OrchestrationCounts::default(), backlog: None, messages: None });
         let ended = describe(&status, &first, 1, None, now);
         assert_eq!(ended.orchestrations, Some(OrchestrationCounts::default()));
         assert_eq!(ended.backlog, None, "an old backlog must not stay");

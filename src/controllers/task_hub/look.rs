@@ -1,14 +1,14 @@
 //! What a hub that answers is asked, and how often.
 //!
 //! Owns the economy: who serves it every 30 s; its messages only while unfinished
-//! Orchestrations refer to it, every 10 s; the engine's line until it is known.
-//! An idle hub costs one request in 30 s.
+//! Orchestrations refer to it, every 10 s, and the age of the oldest only where there
+//! are some; the engine's line until it is known. An idle hub costs one request in 30 s.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use durable_taskhub::TaskHub as HubClient;
-use durable_taskhub::storage::StorageError;
+use durable_taskhub::storage::{Queue, StorageError};
+use durable_taskhub::{TaskHub as HubClient, Time};
 use futures::{StreamExt, TryStreamExt};
 
 use super::connect::{Looked, storage_says};
@@ -19,6 +19,7 @@ use crate::api::{PAUSED_ANNOTATION, RECONCILE_REQUESTED_AT_ANNOTATION};
 use crate::connection::NotReady;
 use crate::controllers::runner::Next;
 use crate::hubs::{Access, Counts, HubKey, Known as KnownHub, PayloadLimits, PollingLimits, ReadyHub};
+use crate::metrics::{HubBacklog, QueueFigures};
 
 /// A hub that answers is looked at again after this: one request, for who serves it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
@@ -116,8 +117,8 @@ impl TaskHubs {
             return Ok(None);
         }
         let counts = self.hubs.counts(key);
-        let backlog = if counts.unfinished() > 0 { Some(backlog(client).await?) } else { None };
-        let counted = Counted { orchestrations: shown(counts), backlog };
+        let (backlog, messages) = if counts.unfinished() > 0 { Some(backlog(client).await?) } else { None }.unzip();
+        let counted = Counted { orchestrations: shown(counts), backlog, messages };
         // Only what was news keeps the next one waiting.
         if status.orchestrations.as_ref() != Some(&counted.orchestrations) || status.backlog != counted.backlog || counts.unfinished() > 0 {
             self.known().entry(object.uid().to_owned()).or_default().counted = Some(Instant::now());
@@ -144,7 +145,7 @@ impl TaskHubs {
 
     /// True if the counts are whole: after a start they grow while the Orchestrations are looked at for the first time, and must
     /// not be shown before.
-    fn all_are_recorded(&self) -> bool {
+    pub(super) fn all_are_recorded(&self) -> bool {
         if self.all_recorded.load(Ordering::Relaxed) {
             return true;
         }
@@ -186,19 +187,31 @@ fn known(object: &Object, spec: &TaskHubSpec, served_partitions: usize, polling:
     }
 }
 
-/// One request per queue.
-async fn backlog(client: &HubClient) -> Result<Backlog, StorageError> {
+/// One request per queue, and one more for each that is not empty.
+async fn backlog(client: &HubClient) -> Result<(Backlog, HubBacklog), StorageError> {
     let names = (0..client.partition_count().get()).map(|partition| client.name().control_queue(partition));
-    let waiting = async |name: String| match client.storage().queue(&name).approximate_count().await {
-        Ok(count) => Ok(i64::try_from(count).unwrap_or(i64::MAX)),
+    let waiting = async |name: String| match waiting(&client.storage().queue(&name)).await {
         // A queue that is missing has nothing in it; whether the hub is there is asked elsewhere.
-        Err(error) if error.is_not_found() => Ok(0),
-        Err(error) => Err(error),
+        Err(error) if error.is_not_found() => Ok(QueueFigures::default()),
+        answer => answer,
     };
-    let all: Vec<i64> =
+    let all: Vec<QueueFigures> =
         futures::stream::iter(names.chain([client.name().work_item_queue()])).map(waiting).buffered(QUEUES_AT_ONCE).try_collect().await?;
-    let (work_item_queue, control_queues) = all.split_last().map_or((0, &[][..]), |(last, rest)| (*last, rest));
-    Ok(Backlog { control_queues: control_queues.to_vec(), work_item_queue })
+    let (work_item, control) = all.split_last().map_or((QueueFigures::default(), &[][..]), |(last, rest)| (*last, rest));
+    let count = |figures: &QueueFigures| i64::try_from(figures.messages).unwrap_or(i64::MAX);
+    let shown = Backlog { control_queues: control.iter().map(count).collect(), work_item_queue: count(&work_item) };
+    let control =
+        QueueFigures { messages: control.iter().map(|of| of.messages).sum(), oldest: control.iter().filter_map(|of| of.oldest).max() };
+    Ok((shown, HubBacklog { control, work_item }))
+}
+
+/// How many messages a queue has, and how old the first is that anybody could take: the service gives them out in the order in
+/// which they became visible, and shows none that is hidden.
+async fn waiting(queue: &Queue) -> Result<QueueFigures, StorageError> {
+    let messages = queue.approximate_count().await?;
+    let first = if messages > 0 { queue.peek(1).await?.into_iter().next() } else { None };
+    let oldest = first.and_then(|message| message.inserted_at).map(|inserted| Time::now().since(inserted));
+    Ok(QueueFigures { messages, oldest })
 }
 
 fn shown(counts: Counts) -> OrchestrationCounts {

@@ -8,6 +8,7 @@
 mod connect;
 mod deletion;
 mod describe;
+mod figures;
 mod look;
 
 use std::collections::HashMap;
@@ -31,7 +32,7 @@ use crate::api::{Envelope, RECONCILE_REQUESTED_AT_ANNOTATION};
 use crate::config::AllowedEndpoints;
 use crate::connection::NotReady;
 use crate::hubs::{HubKey, HubView, Hubs, Secrets};
-use crate::metrics::StorageMetrics;
+use crate::metrics::{StorageMetrics, TaskHubMetrics};
 use crate::workload_identity::WorkloadIdentities;
 
 type Object = Envelope<TaskHub>;
@@ -58,6 +59,8 @@ pub struct Parts {
     pub allowed_endpoints: AllowedEndpoints,
     /// Counts requests to storage accounts.
     pub storage_metrics: Arc<StorageMetrics>,
+    /// What each TaskHub is known to be.
+    pub metrics: TaskHubMetrics,
     /// All TaskHubs that are watched: one hub may have several.
     pub task_hubs: Store<Object>,
     /// All Orchestrations that are watched: what is unfinished holds the deletion of its hub.
@@ -73,6 +76,7 @@ pub struct TaskHubs {
     identities: WorkloadIdentities,
     allowed_endpoints: AllowedEndpoints,
     storage_metrics: Arc<StorageMetrics>,
+    metrics: TaskHubMetrics,
     task_hubs: Store<Object>,
     orchestrations: Store<Envelope<Orchestration>>,
     started: Instant,
@@ -83,7 +87,8 @@ pub struct TaskHubs {
 impl TaskHubs {
     /// The controller with no connection open.
     pub fn new(parts: Parts) -> TaskHubs {
-        let Parts { client, events, hubs, secrets, identities, allowed_endpoints, storage_metrics, task_hubs, orchestrations } = parts;
+        let Parts { client, events, hubs, secrets, identities, allowed_endpoints, storage_metrics, metrics, task_hubs, orchestrations } =
+            parts;
         TaskHubs {
             client,
             events,
@@ -92,6 +97,7 @@ impl TaskHubs {
             identities,
             allowed_endpoints,
             storage_metrics,
+            metrics,
             task_hubs,
             orchestrations,
             started: Instant::now(),
@@ -102,6 +108,7 @@ impl TaskHubs {
 
     /// Writes the status if it says something new, and tells a person what she would want to know. `None` if the copy was stale.
     async fn report(&self, object: &Object, finding: &Finding, newest: &Newest<TaskHub>) -> Result<Option<TaskHubStatus>, Failure> {
+        self.show(object, finding);
         let before = object.status();
         let requested_at = object.annotation(RECONCILE_REQUESTED_AT_ANNOTATION);
         let after = describe(&before, finding, object.generation(), requested_at, Time::now());
@@ -160,6 +167,7 @@ impl Reconciler for TaskHubs {
         let key = HubKey { namespace: object.namespace.clone().unwrap_or_default(), name: object.name.clone() };
         self.known().remove(uid);
         self.secrets.forget(&key);
+        self.metrics.remove(&key.namespace, &key.name);
         self.hubs.remove(&key);
     }
 }

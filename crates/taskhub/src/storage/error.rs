@@ -220,6 +220,11 @@ impl Origin {
         Origin { operation, target: target.to_owned(), host: host.to_owned() }
     }
 
+    /// Who was asked.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// A request that is not sent, as it could not succeed.
     pub(super) fn invalid(&self, problem: &str) -> StorageError {
         self.failed(Failure::Invalid(problem.to_owned()))

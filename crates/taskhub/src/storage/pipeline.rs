@@ -20,6 +20,7 @@ use azure_core::http::{
 };
 use bytes::BytesMut;
 use futures::StreamExt;
+use tracing::Instrument;
 
 use super::error::{Failure, Origin, StorageError};
 use super::{Account, Admission, Answered, NotAdmitted, ObservedRequest, Options, RequestObserver, Service};
@@ -188,8 +189,32 @@ impl Call {
         response.into_model().map_err(|error| self.origin.error(error))
     }
 
-    /// Awaits `work` for no longer than the total time-out.
+    /// Awaits `work` for no longer than the total time-out, as a span that says what was asked of whom, and nothing that was sent.
     pub(super) async fn run<T>(&self, work: impl Future<Output = azure_core::Result<T>>) -> Result<T, StorageError> {
+        let span = tracing::debug_span!(
+            "storage",
+            otel.name = self.progress.operation,
+            otel.kind = "client",
+            server.address = self.origin.host(),
+            otel.status_code = tracing::field::Empty,
+            http.response.status_code = tracing::field::Empty,
+            error.r#type = tracing::field::Empty,
+        );
+        let result = self.bounded(work).instrument(span.clone()).await;
+        if let Err(error) = &result {
+            if let Some(status) = error.status() {
+                span.record("http.response.status_code", status);
+            }
+            span.record("error.type", tracing::field::debug(error.kind()));
+            // Whether it is there, and as it was, is what many calls ask.
+            if !error.is_not_found() && !error.is_already_exists() && !error.is_precondition_failed() {
+                span.record("otel.status_code", "ERROR");
+            }
+        }
+        result
+    }
+
+    async fn bounded<T>(&self, work: impl Future<Output = azure_core::Result<T>>) -> Result<T, StorageError> {
         match tokio::time::timeout(self.total_timeout, work).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(self.origin.error(error)),
