@@ -78,6 +78,14 @@ pub fn helm() -> Result<PathBuf, BedError> {
     go_program("helm", "helm", "helm.sh/helm/v4/cmd/helm")
 }
 
+/// What evaluates alert rules over scrapes, with the rule engine of Prometheus: `tests/bed/alerts`.
+///
+/// # Errors
+/// As [`go_program`].
+pub fn alerts() -> Result<PathBuf, BedError> {
+    go_program("alerts", "alerts", ".")
+}
+
 /// The storage emulator's script, in its `node_modules`.
 ///
 /// # Errors

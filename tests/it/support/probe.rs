@@ -88,6 +88,8 @@ impl Reconciler for Probe {
 /// The runner with a [`Probe`]; it stops when this is dropped.
 pub struct Running {
     pub seen: Arc<Seen>,
+    /// What the operator's `/metrics` would say.
+    pub metrics: Metrics,
     triggers: Changes<Dependent>,
     _stop: shutdown::Trigger,
 }
@@ -112,6 +114,8 @@ pub fn run(
     behaviour: impl Fn(Arc<Object>) -> BoxFuture<'static, Option<Object>> + Send + Sync + 'static,
 ) -> Running {
     let seen = Arc::new(Seen::default());
+    let metrics = Metrics::new();
+    metrics.leader.leading.set(1);
     let triggers = Changes::new();
     let (stop, shutdown) = shutdown::channel();
     let namespaces: Vec<String> = namespaces.iter().map(|&namespace| namespace.to_owned()).collect();
@@ -122,11 +126,11 @@ pub fn run(
         listed: Readiness::default().gate("the list"),
         shutdown,
         leading: Leading::alone(),
-        metrics: Metrics::new().reconciles.clone(),
+        metrics: metrics.reconciles.clone(),
         watched: Watched::new(client, &namespaces),
     };
     tokio::spawn(runner::run(Probe { seen: seen.clone(), behaviour: Box::new(behaviour) }, setup));
-    Running { seen, triggers, _stop: stop }
+    Running { seen, metrics, triggers, _stop: stop }
 }
 
 impl Running {
