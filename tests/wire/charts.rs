@@ -1,6 +1,9 @@
 //! What the charts promise before there is a cluster: they are clean, refuse wrong values by name, give nobody the Secrets of the
 //! cluster, and are what their README, `docs/install.md` and `crds/` say. What the API server says of them is in `tests/it/charts.rs`.
 
+mod refusals;
+mod rights;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -33,6 +36,11 @@ fn values_files(chart: &str) -> Vec<String> {
 
 fn with(values: &str) -> Vec<Value> {
     rendered(OsStr::new(OPERATOR), NAMESPACE, &["--values", values]).unwrap_or_else(|error| panic!("{values}: {error}"))
+}
+
+/// With the defaults and these arguments for helm; or what helm says.
+fn default_with(arguments: &[&str]) -> Result<Vec<Value>, String> {
+    rendered(OsStr::new(OPERATOR), NAMESPACE, arguments).map_err(|error| error.to_string())
 }
 
 fn kind(object: &Value) -> (&str, &str) {
@@ -201,47 +209,9 @@ fn there_is_one_version() {
     assert!(read("docs/upgrade.md").contains(&format!("\n## {}\n", version())), "docs/upgrade.md says nothing of this version");
 }
 
-/// The rows of a table: the cells of the lines after `header`.
-fn table(page: &str, header: &str) -> Vec<Vec<String>> {
-    let lines = page.split_once(header).unwrap_or_else(|| panic!("no table {header:?}")).1.lines().skip(2);
-    let rows = lines.take_while(|line| line.starts_with('|'));
-    rows.map(|line| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect()).collect()
-}
-
 /// The words in backticks.
 fn quoted(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
-}
-
-#[test]
-fn the_page_lists_the_operators_rights() {
-    type Rights = BTreeSet<(String, String, String)>;
-    let page = read("docs/install.md");
-    let mut shown = Rights::new();
-    for row in table(&page, "| API group | Resources | Verbs |") {
-        let [group, resources, verbs] = row.as_slice() else { panic!("{row:?}") };
-        let group = quoted(group).first().copied().unwrap_or_default();
-        // What stands in brackets says what for; in the last row the name of an object stands between verbs.
-        let verbs: String = verbs.split('(').map(|part| part.split_once(')').map_or(part, |(_, rest)| rest)).collect();
-        for resource in quoted(resources).into_iter().filter(|word| !word.contains("durable-operator")) {
-            let verbs = quoted(&verbs).into_iter().filter(|word| *word != "durable-operator");
-            shown.extend(verbs.map(|verb| (group.to_owned(), resource.to_owned(), verb.to_owned())));
-        }
-    }
-    let objects = with(&format!("{OPERATOR}/ci/default.yaml"));
-    let is_for_people = |role: &Value| {
-        role["metadata"]["labels"].as_object().unwrap().keys().any(|label| label.starts_with("rbac.authorization.k8s.io/aggregate-to-"))
-    };
-    let mut given = Rights::new();
-    for (_, rule) in rules(&objects).filter(|(role, _)| !is_for_people(role)) {
-        for group in texts(&rule["apiGroups"]) {
-            for resource in texts(&rule["resources"]) {
-                let verbs = texts(&rule["verbs"]).into_iter();
-                given.extend(verbs.map(|verb| (group.to_owned(), resource.to_owned(), verb.to_owned())));
-            }
-        }
-    }
-    assert_eq!(shown, given);
 }
 
 /// Name, default and meaning of each value, by the schema and `values.yaml`.
