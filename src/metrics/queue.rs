@@ -174,4 +174,19 @@ mod tests {
         waiting.remove(&a);
         assert_eq!(waiting.depth(begin + 90 * SECOND), (0, Duration::ZERO));
     }
+
+    #[test]
+    fn a_scrape_is_as_long_with_a_thousand_objects_as_with_one() {
+        let metrics = super::super::Metrics::new();
+        let queue = metrics.reconciles.begin("Orchestration");
+        let lines = |count: usize| {
+            let text = metrics.encode().unwrap();
+            assert!(text.contains(&format!("durable_operator_queue_depth{{kind=\"Orchestration\"}} {count}\n")), "{text}");
+            text.lines().count()
+        };
+        queue.add("shop", "order-0");
+        let of_one = lines(1);
+        (0..1000).for_each(|number| queue.add("shop", &format!("order-{number}")));
+        assert_eq!(lines(1000), of_one);
+    }
 }
