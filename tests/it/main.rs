@@ -1,7 +1,6 @@
 //! Real API server, real storage emulator, the operator and the worker as processes.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod alerts;
 mod charts;
 mod crash;
 mod crash_control;

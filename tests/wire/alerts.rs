@@ -1,6 +1,6 @@
 //! The alert rules and the dashboard: what they name is there, and each alert has a page that says what to do.
 //!
-//! That each alert fires is shown by `tests/it/alerts.rs`. The parser is Prometheus's own (`tests/bed/alerts`).
+//! That each alert fires is shown by `tests/alerts/main.rs`. The parser is Prometheus's own (`tests/bed/alerts`).
 
 use std::collections::BTreeSet;
 use std::io::Write;
