@@ -1,4 +1,4 @@
-//! Named points at which a test makes the operator die, and deadlines that a test shortens.
+//! Named points at which a test makes the operator die or a reconcile panic, and deadlines that a test shortens.
 //!
 //! Owns both, so that the code that has them reads as without. Without the
 //! feature `crash-points` nothing here does anything; no release has it.
@@ -91,12 +91,17 @@ pub mod at_event {
     pub const ALL: [&str; 4] = [BEFORE_SENDING, SENDING_WRITTEN, EVENT_SENT, SENT_WRITTEN];
 }
 
-/// Aborts the process if `DURABLE_CRASH_AT` names `point`.
+/// Aborts the process if `DURABLE_CRASH_AT` names `point`, and panics if `DURABLE_PANIC_AT` does.
 #[cfg(feature = "crash-points")]
+#[allow(clippy::panic, reason = "a panic is what the test asks for")]
 pub fn reached(point: &str) {
-    if std::env::var("DURABLE_CRASH_AT").is_ok_and(|wanted| wanted == point) {
+    let is_named = |variable| std::env::var(variable).is_ok_and(|wanted| wanted == point);
+    if is_named("DURABLE_CRASH_AT") {
         eprintln!("crash point {point} reached");
         std::process::abort();
+    }
+    if is_named("DURABLE_PANIC_AT") {
+        panic!("crash point {point} reached");
     }
 }
 

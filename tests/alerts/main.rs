@@ -11,14 +11,17 @@
 #[allow(dead_code, unused_imports, reason = "the integration tests use the rest")]
 mod support;
 
+mod dashboard;
+
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use durable_bed::azurite::Azurite;
 use durable_bed::guard::Signal;
 use durable_bed::proxy::Fault;
 use durable_bed::{assets, binaries};
+use durable_operator::crash_points::at;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -37,16 +40,18 @@ fn names<const N: usize>(alerts: [&str; N]) -> Names {
     alerts.map(str::to_owned).into()
 }
 
+/// The rules of the chart.
 fn rules() -> PathBuf {
     durable_bed::workspace_root().join("charts/durable-operator/files/alerts.yaml")
 }
 
-/// What the program says of the rules.
-fn judge(verb: &str, input: &Value) -> Value {
+/// What the program says of the rules in `file`.
+fn judge(verb: &str, file: &Path, input: &Value) -> Value {
     use std::io::Write;
     use std::process::{Command, Stdio};
     let mut program = Command::new(assets::alerts().unwrap())
-        .args([verb, rules().to_str().unwrap()])
+        .arg(verb)
+        .arg(file)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -68,7 +73,7 @@ fn firing(scraped: &[Option<String>], seconds: i64) -> Names {
             json!({"at": at, "instance": "10.0.0.1:8080", "text": text})
         })
         .collect();
-    let fired = judge("evaluate", &Value::from(scrapes));
+    let fired = judge("evaluate", &rules(), &Value::from(scrapes));
     fired.as_array().unwrap().iter().map(|alert| alert["name"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -118,7 +123,7 @@ async fn every_alert_fires_when_it_should_and_none_where_all_is_well() {
     let fired: Names =
         [of_operator, leader, of_hub, deletion, of_storage, of_api_server, lag, panics, stuck].into_iter().flatten().collect();
     let known: Names =
-        judge("check", &Value::Null).as_array().unwrap().iter().map(|rule| rule["name"].as_str().unwrap().to_owned()).collect();
+        judge("check", &rules(), &Value::Null).as_array().unwrap().iter().map(|rule| rule["name"].as_str().unwrap().to_owned()).collect();
     assert_eq!(fired, known, "fired, and known");
 }
 
@@ -287,22 +292,23 @@ async fn reads_that_are_late() -> Names {
     fired
 }
 
+/// A defect is made at the point where a run is started.
 async fn a_reconcile_that_panics() -> Names {
-    let world = World::without_hub("alerts_panic").await;
-    let running = run(&world.client, &[&world.namespace], Limits::default(), |object| {
-        assert_ne!(object.name(), "bad", "made by a test");
-        Box::pin(async { None })
-    });
-    world.orchestration("good", "Echo", json!({}));
-    running.seen.until("good", 1).await;
-    let before = running.metrics.encode().unwrap();
+    let world = World::new("alerts_panic").await;
+    let operator = world.start_operator(&binaries::operator_with_crash_points().unwrap(), &[("DURABLE_PANIC_AT", at::BEFORE_ROW)]);
+    operator.until_ready().await;
+    world.ready_hub().await;
+    let panics = ["durable_operator_reconciles_total", "category=\"panic\""];
+    let before = scrape(&operator).await;
+    assert_eq!(sum(before.as_deref().unwrap(), &panics), 0.0);
     world.orchestration("bad", "Echo", json!({}));
-    running.seen.until("bad", 2).await;
-    let fired = firing(&[Some(before), Some(running.metrics.encode().unwrap())], LONG);
+    let after = scrapes_of_growth(&operator, 2, &panics, 1.0).await.pop().unwrap();
+    let fired = firing(&[before, after], LONG);
     assert_eq!(fired, names(["DurableOperatorPanicked"]));
     fired
 }
 
+/// Nothing else is looked at while one reconcile hangs.
 async fn a_reconcile_that_hangs() -> Names {
     let world = World::without_hub("alerts_hang").await;
     let limits = Limits { concurrency: 1, time_out: Duration::from_secs(600) };
