@@ -283,7 +283,7 @@ impl<R: Reconciler> Run<R> {
         let uid = object.uid().to_owned();
         let span = tracing::info_span!(RECONCILE, kind = R::KIND, namespace = object.namespace(), name = object.name());
         let begun = Instant::now();
-        let work = AssertUnwindSafe(self.reconciler.reconcile(object, &self.newest)).catch_unwind();
+        let work = AssertUnwindSafe(Box::pin(self.reconciler.reconcile(object, &self.newest))).catch_unwind();
         let result = match tokio::time::timeout(self.time_out, tracing::Instrument::instrument(work, span.clone())).await {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => Err(Failure::new("panic", Panicked(panic_text(panic.as_ref())))),

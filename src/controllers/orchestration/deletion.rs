@@ -38,7 +38,7 @@ impl Orchestrations {
     /// One step of a deletion.
     pub(super) async fn delete(&self, subject: Subject, deleted_at: Time, newest: &Newest<Orchestration>) -> Result<Next, Failure> {
         if !subject.object.has_finalizer() {
-            return self.show_while_held_by_others(subject, newest).await;
+            return Box::pin(self.show_while_held_by_others(subject, newest)).await;
         }
         let (mut facts, view) = self.observe(&subject).await;
         // In a namespace that is being deleted, Secret and TaskHub may have gone first: what worked last may work still.
@@ -62,7 +62,7 @@ impl Orchestrations {
             }
             (Duty::Instance(policy), Some(hub)) => {
                 let (key, uid, dependent) = (subject.hub.clone(), subject.object.uid().to_owned(), subject.dependent());
-                let done = self.tear_down(subject, &hub, policy, newest).await;
+                let done = Box::pin(self.tear_down(subject, &hub, policy, newest)).await;
                 if done.is_err() {
                     self.doubt_hub(key.as_ref(), &uid, dependent);
                 }

@@ -190,28 +190,34 @@ impl Call {
     }
 
     /// Awaits `work` for no longer than the total time-out, as a span that says what was asked of whom, and nothing that was sent.
-    pub(super) async fn run<T>(&self, work: impl Future<Output = azure_core::Result<T>>) -> Result<T, StorageError> {
-        let span = tracing::debug_span!(
-            "storage",
-            otel.name = self.progress.operation,
-            otel.kind = "client",
-            server.address = self.origin.host(),
-            otel.status_code = tracing::field::Empty,
-            http.response.status_code = tracing::field::Empty,
-            error.r#type = tracing::field::Empty,
-        );
-        let result = self.bounded(work).instrument(span.clone()).await;
-        if let Err(error) = &result {
-            if let Some(status) = error.status() {
-                span.record("http.response.status_code", status);
+    ///
+    /// `work` is put into a box at once: a request of the crates is up to 18 KB of future, and each caller up to the reconcile
+    /// would hold it by value. In a debug build the start of a large input ran out of a thread's 2 MiB of stack.
+    pub(super) fn run<T>(&self, work: impl Future<Output = azure_core::Result<T>>) -> impl Future<Output = Result<T, StorageError>> {
+        let work = Box::pin(work);
+        async move {
+            let span = tracing::debug_span!(
+                "storage",
+                otel.name = self.progress.operation,
+                otel.kind = "client",
+                server.address = self.origin.host(),
+                otel.status_code = tracing::field::Empty,
+                http.response.status_code = tracing::field::Empty,
+                error.r#type = tracing::field::Empty,
+            );
+            let result = self.bounded(work).instrument(span.clone()).await;
+            if let Err(error) = &result {
+                if let Some(status) = error.status() {
+                    span.record("http.response.status_code", status);
+                }
+                span.record("error.type", tracing::field::debug(error.kind()));
+                // Whether it is there, and as it was, is what many calls ask.
+                if !error.is_not_found() && !error.is_already_exists() && !error.is_precondition_failed() {
+                    span.record("otel.status_code", "ERROR");
+                }
             }
-            span.record("error.type", tracing::field::debug(error.kind()));
-            // Whether it is there, and as it was, is what many calls ask.
-            if !error.is_not_found() && !error.is_already_exists() && !error.is_precondition_failed() {
-                span.record("otel.status_code", "ERROR");
-            }
+            result
         }
-        result
     }
 
     async fn bounded<T>(&self, work: impl Future<Output = azure_core::Result<T>>) -> Result<T, StorageError> {
