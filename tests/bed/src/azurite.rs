@@ -96,13 +96,14 @@ impl Azurite {
         Err(last)
     }
 
-    /// The emulator that the tests of this process share.
+    /// The emulator that the tests of this process share. In memory: it would write all its tables out every five seconds, the
+    /// longer the more tests have run, and answer nobody meanwhile.
     ///
     /// # Errors
     /// If it does not come up.
     pub fn of_process() -> Result<&'static Azurite, BedError> {
         static SHARED: OnceLock<Result<Azurite, String>> = OnceLock::new();
-        let start = || assets::ensure().and_then(|assets| Azurite::start(&assets)).map_err(|error| error.to_string());
+        let start = || assets::ensure().and_then(|assets| Azurite::start_in_memory(&assets)).map_err(|error| error.to_string());
         SHARED.get_or_init(start).as_ref().map_err(|error| BedError::new(error.clone()))
     }
 
