@@ -160,22 +160,33 @@ impl Process {
             let ended = self.ended();
             if ended.is_some() || Instant::now() > deadline {
                 let how = ended.map_or_else(|| format!("is not ready after {time_out:?}"), |status| format!("ended with {status}"));
-                let output = self.output();
-                let lines: Vec<&str> = output.lines().collect();
-                let end = lines[lines.len().saturating_sub(15)..].join("\n");
-                return Err(BedError::new(format!("{} {how}; the end of {}:\n{end}", self.name, self.log.display())));
+                return Err(BedError::new(self.last_words(&how)));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
     }
+
+    fn last_words(&self, how: &str) -> String {
+        let output = self.output();
+        let lines: Vec<&str> = output.lines().collect();
+        let end = lines[lines.len().saturating_sub(15)..].join("\n");
+        format!("{} {how}; the end of {}:\n{end}", self.name, self.log.display())
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.ended().is_none() {
+        let ended = self.ended();
+        if ended.is_none() {
             self.signal(Signal::Kill);
             let _ = self.shell.wait();
+        }
+        if std::thread::panicking() {
+            // The folder goes with it, and a test that fails may fail because of what the process said. One that had aborted
+            // was seen by nobody: what it should have done was "not within 60 s".
+            let how = ended.map_or_else(|| "still ran".to_owned(), |status| format!("had ended with {status}"));
+            eprintln!("{}", self.last_words(&how));
         }
     }
 }
