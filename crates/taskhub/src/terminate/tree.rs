@@ -7,6 +7,9 @@
 //! the same call again does what is left, and sends nothing to what has ended.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Terminating;
 use crate::control::ControlError;
@@ -18,6 +21,11 @@ use crate::storage::StorageError;
 
 /// The most instances that one call terminates.
 pub const MAX_INSTANCES: usize = 10_000;
+
+/// How much later than a parent its children are told, at least. A worker orders what it receives together by the second of
+/// its insertion, then by number (task-hub.md 7.6), and numbers of workers are lower than ours: an answer of a child in the same
+/// second as its parent's terminate would come first, and the parent would fail of it.
+const AFTER_PARENT: Duration = Duration::from_secs(1);
 
 /// What became of each instance of a tree.
 #[derive(Debug)]
@@ -88,6 +96,22 @@ struct Branch {
     open: BTreeMap<i32, String>,
 }
 
+/// An instance whose children are to be told.
+struct Parent {
+    instance_id: String,
+    branch: Branch,
+    /// When it was told itself; none if it has ended.
+    told: Option<Instant>,
+}
+
+impl Parent {
+    async fn is_ahead(&self) {
+        if let Some(told) = self.told {
+            tokio::time::sleep_until(told + AFTER_PARENT).await;
+        }
+    }
+}
+
 impl Branch {
     fn add(&mut self, event_id: i32, kind: EventKind) {
         match kind {
@@ -110,8 +134,9 @@ impl Branch {
 }
 
 impl TaskHub {
-    /// Ends a run and the sub-orchestrations that it waits for, which the engine would let run on (5.20). Parents first, so
-    /// that none of them reacts to the end of a child. Three requests per instance, and two or more for its history.
+    /// Ends a run and the sub-orchestrations that it waits for, which the engine would let run on (5.20). Parents first, and a
+    /// second ahead, so that none of them reacts to the end of a child. Three requests per instance, and two or more for its
+    /// history; a second per level.
     ///
     /// Children that have not started cannot be terminated, and a parent that is not yet ended can make new ones: once the root
     /// has ended, call [`TaskHub::terminate_children`] until it says that nothing is left.
@@ -120,8 +145,9 @@ impl TaskHub {
     /// [`TerminateTreeError`].
     pub async fn terminate_tree(&self, instance_id: &str, reason: Option<&str>) -> Result<TerminatedTree, TerminateTreeError> {
         let root = self.terminate(instance_id, reason).await?;
+        let told = Some(Instant::now());
         let mut tree = TerminatedTree { instances: vec![(instance_id.to_owned(), Ok(root))] };
-        self.terminate_below(instance_id, reason, &mut tree).await?;
+        self.terminate_below(instance_id, told, reason, &mut tree).await?;
         Ok(tree)
     }
 
@@ -132,35 +158,45 @@ impl TaskHub {
     /// A child without row and history counts as not started while there are messages in its control queue, also those of others:
     /// in a busy hub, one that was purged can be taken for it. So bound the repetition in time.
     ///
-    /// Two or more requests for the instance's history; per child the same, and three if it has not ended.
+    /// Two or more requests for the instance's history; per child the same, and three if it has not ended; a second for each
+    /// level whose parents have not ended.
     ///
     /// # Errors
     /// [`TerminateTreeError`], never [`TerminateTreeError::Root`].
     pub async fn terminate_children(&self, instance_id: &str, reason: Option<&str>) -> Result<TerminatedTree, TerminateTreeError> {
         let mut tree = TerminatedTree { instances: Vec::new() };
-        self.terminate_below(instance_id, reason, &mut tree).await?;
+        self.terminate_below(instance_id, None, reason, &mut tree).await?;
         Ok(tree)
     }
 
-    async fn terminate_below(&self, root: &str, reason: Option<&str>, tree: &mut TerminatedTree) -> Result<(), TerminateTreeError> {
+    async fn terminate_below(
+        &self,
+        root: &str,
+        told: Option<Instant>,
+        reason: Option<&str>,
+        tree: &mut TerminatedTree,
+    ) -> Result<(), TerminateTreeError> {
         let mut seen = HashSet::from([root.to_owned()]);
-        let mut waiting = VecDeque::from([(root.to_owned(), self.branch(root).await?)]);
-        while let Some((parent, Branch { execution_id, open, .. })) = waiting.pop_front() {
-            for child in open.into_values().filter(|child| seen.insert(child.clone())).collect::<Vec<_>>() {
+        let root = Parent { instance_id: root.to_owned(), branch: self.branch(root).await?, told };
+        let mut waiting = VecDeque::from([root]);
+        while let Some(mut parent) = waiting.pop_front() {
+            for child in std::mem::take(&mut parent.branch.open).into_values().filter(|child| seen.insert(child.clone())) {
                 if tree.instances.len() >= MAX_INSTANCES {
                     return Err(TerminateTreeError::TooLarge);
                 }
+                parent.is_ahead().await;
                 let branch = self.branch(&child).await?;
-                let is_own = branch.execution_id.is_none() || branch.is_child_of(&parent, execution_id.as_deref());
+                let is_own =
+                    branch.execution_id.is_none() || branch.is_child_of(&parent.instance_id, parent.branch.execution_id.as_deref());
                 let outcome = if is_own { self.terminate_child(&child, &branch, reason).await } else { Err(ControlError::NotFound) };
-                let goes_on = match &outcome {
-                    Ok(_) | Err(ControlError::Storage(_)) => true,
-                    Err(ControlError::Finished(status)) => matches!(status, RuntimeStatus::Terminated | RuntimeStatus::Canceled),
-                    Err(_) => false,
+                let (goes_on, told) = match &outcome {
+                    Ok(_) | Err(ControlError::Storage(_)) => (true, Some(Instant::now())),
+                    Err(ControlError::Finished(status)) => (matches!(status, RuntimeStatus::Terminated | RuntimeStatus::Canceled), None),
+                    Err(_) => (false, None),
                 };
                 tree.instances.push((child.clone(), outcome));
                 if goes_on {
-                    waiting.push_back((child, branch));
+                    waiting.push_back(Parent { instance_id: child, branch, told });
                 }
             }
         }

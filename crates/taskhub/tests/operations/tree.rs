@@ -1,9 +1,12 @@
 //! Trees whose root has ended, made by hand: each kind of child that the walk can meet.
 
+use std::collections::BTreeMap;
+
 use durable_taskhub::RuntimeStatus;
 use durable_taskhub::Time;
 use durable_taskhub::control::ControlError;
 use durable_taskhub::event::{Event, EventKind, ExecutionStarted, OrchestrationInstance, OrchestrationStatus, ParentInstance};
+use durable_taskhub::message::{Decoded, Message};
 use durable_taskhub::partition::partition_of;
 use durable_taskhub::storage::{Condition, Entity, Queue};
 use durable_taskhub::terminate::{TerminateTreeError, TerminatedTree};
@@ -142,4 +145,29 @@ async fn an_instance_without_children_or_history_has_nothing_to_terminate() {
         assert!(tree.is_over() && tree.instances.is_empty(), "{id}");
     }
     assert_eq!(world.queued().await, 0);
+}
+
+/// A worker orders what it receives together by the second of its insertion: a child's answer must not come before its parent's terminate.
+#[tokio::test]
+async fn each_level_is_told_in_a_later_second() {
+    let world = World::new().await;
+    world.member("root", "Running", None, &["left", "right"]).await;
+    world.member("left", "Running", Some("root"), &["leaf"]).await;
+    world.member("right", "Running", Some("root"), &[]).await;
+    world.member("leaf", "Running", Some("left"), &[]).await;
+    let tree = world.hub.terminate_tree("root", None).await.unwrap();
+    assert_eq!(tree.sent().collect::<Vec<_>>(), ["root", "left", "right", "leaf"]);
+
+    let mut told = BTreeMap::new();
+    for partition in 0..world.hub.partition_count().get() {
+        let queue = world.hub.storage().queue(&world.hub.name().control_queue(partition));
+        for queued in queue.peek(32).await.unwrap() {
+            let Ok(Decoded::Message(message)) = Message::decode(&queued.text) else { panic!("{}", queued.text) };
+            told.insert(message.instance_id, queued.inserted_at.unwrap());
+        }
+    }
+    assert_eq!(told.len(), 4, "{told:?}");
+    for (parent, child) in [("root", "left"), ("root", "right"), ("left", "leaf")] {
+        assert!(told[parent].unix_seconds() < told[child].unix_seconds(), "{told:?}");
+    }
 }
