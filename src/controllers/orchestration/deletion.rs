@@ -82,7 +82,7 @@ impl Orchestrations {
             decision @ (Decision::Follow | Decision::Show(_) | Decision::Missing | Decision::Replaced(_) | Decision::Rest) => decision,
             _ => Decision::Wait,
         };
-        let before = Before { accepted: is_accepted(&subject.status), was_pending: false, at_once: false };
+        let before = Before { accepted: is_accepted(&subject.status), was_pending: false, at_once: false, decided_at: facts.now };
         let Step::Done(subject, outcome) = self.act(subject, decision, &view, newest).await? else {
             return Ok(Next::After(STALE_AGAIN_AFTER));
         };

@@ -441,7 +441,9 @@ impl Orchestrations {
             Expiry::In(left) => return Ok(Next::After(left)),
             Expiry::Never | Expiry::RefusedFor(_) => {}
         }
-        let Some(outcome) = outcome else { return Ok(schedule::next(&subject.status, None, subject.wish.as_ref().ok(), now)) };
+        let Some(outcome) = outcome else {
+            return Ok(schedule::next(&subject.status, None, subject.wish.as_ref().ok(), before.decided_at, now));
+        };
         if matches!(outcome, Outcome::Rewound(..)) {
             // The finalizer has no reason any more.
             return Ok(Next::After(Duration::ZERO));
@@ -459,7 +461,7 @@ impl Orchestrations {
             }
             self.poller.hurry(hub, subject.object.uid());
         }
-        Ok(schedule::next(&subject.status, Some(outcome), subject.wish.as_ref().ok(), now))
+        Ok(schedule::next(&subject.status, Some(outcome), subject.wish.as_ref().ok(), before.decided_at, now))
     }
 }
 
@@ -468,6 +470,7 @@ struct Before {
     accepted: bool,
     was_pending: bool,
     at_once: bool,
+    decided_at: Time,
 }
 
 impl Reconciler for Orchestrations {
@@ -488,6 +491,7 @@ impl Reconciler for Orchestrations {
             accepted: is_accepted(&subject.status),
             was_pending: subject.status.pending.is_some(),
             at_once: asked && matches!(decision, Decision::Follow),
+            decided_at: facts.now,
         };
         let hub_unknown = facts.hub == Hub::Unknown && matches!(decision, Decision::Wait);
         let changes_finalizer = matches!(decision, Decision::AddFinalizer | Decision::RemoveFinalizer);

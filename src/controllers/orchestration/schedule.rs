@@ -23,13 +23,16 @@ const MISSING_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::f
 const PAST: Duration = Duration::from_millis(50);
 
 /// When the object has to be looked at again; `outcome` is what just came of a decision, if one was carried out.
-pub fn next(status: &OrchestrationStatus, outcome: Option<&Outcome>, wish: Option<&Wish>, now: Time) -> Next {
+///
+/// `decided_at` is the moment that the decision was made for. A deadline of one second passed while the status was written, after
+/// the decision and before this: that run was never terminated.
+pub fn next(status: &OrchestrationStatus, outcome: Option<&Outcome>, wish: Option<&Wish>, decided_at: Time, now: Time) -> Next {
     let of_outcome = outcome.and_then(|outcome| after(outcome, status, now));
     let until = |at: Option<Time>| at.map(|at| at.since(now) + PAST);
     let live = !status.settled;
     let deadline = wish.filter(|_| live).and_then(|wish| wish.deadline(status.created_time.as_ref().map(|time| time.0)));
-    // A deadline that has passed was acted upon: what comes of that shows in the row.
-    let deadline = until(deadline.filter(|deadline| *deadline > now));
+    // A deadline that had passed was acted upon: what comes of that shows in the row.
+    let deadline = until(deadline.filter(|deadline| *deadline > decided_at));
     let pending = status.pending.as_ref().filter(|_| live).map(|pending| match pending.phase {
         Phase::Issued | Phase::Taken => LOOK_AGAIN_AFTER,
         Phase::Sent => after_step(pending.issued_at.0, &[SEND_AGAIN_AFTER], now),
@@ -73,6 +76,7 @@ fn growing(status: &OrchestrationStatus, now: Time) -> Duration {
 mod tests {
     use super::*;
     use crate::api::v1alpha1::HubTime;
+    use crate::controllers::orchestration::identity::Identity;
 
     fn at(seconds: u64) -> Time {
         Time::parse("2026-11-24T12:00:00Z").unwrap().saturating_add(Duration::from_secs(seconds))
@@ -96,19 +100,32 @@ mod tests {
     #[test]
     fn a_start_that_waits_is_reported_and_then_sent_again() {
         for (now, expected) in [(0, 30), (10, 20), (31, 269), (301, 300)] {
-            assert_eq!(seconds(next(&pending(), None, None, at(now))), Some(expected), "{now}");
+            assert_eq!(seconds(next(&pending(), None, None, at(now), at(now))), Some(expected), "{now}");
         }
         let settled = OrchestrationStatus { settled: true, ..pending() };
-        assert_eq!(next(&settled, None, None, at(0)), Next::Change);
+        assert_eq!(next(&settled, None, None, at(0), at(0)), Next::Change);
         let running = OrchestrationStatus { runtime_status: Some(RuntimeStatus::Running), ..pending() };
-        assert_eq!(next(&running, None, None, at(0)), Next::Change);
+        assert_eq!(next(&running, None, None, at(0), at(0)), Next::Change);
     }
 
     #[test]
     fn what_waits_for_a_time_is_looked_at_when_it_has_come() {
         let held = Outcome::Held(Hold::StartAt(at(90)));
-        assert_eq!(seconds(next(&OrchestrationStatus::default(), Some(&held), None, at(0))), Some(90));
+        assert_eq!(seconds(next(&OrchestrationStatus::default(), Some(&held), None, at(0), at(0))), Some(90));
         let held = Outcome::Held(Hold::InstanceNotFound);
-        assert_eq!(seconds(next(&OrchestrationStatus::default(), Some(&held), None, at(0))), Some(2));
+        assert_eq!(seconds(next(&OrchestrationStatus::default(), Some(&held), None, at(0), at(0))), Some(2));
+    }
+
+    #[test]
+    fn a_deadline_that_passes_while_the_status_is_written_is_not_missed() {
+        let spec = serde_json::json!({"taskHubRef": {"name": "hub"}, "functionName": "Echo", "activeDeadlineSeconds": 10});
+        let identity = Identity::new("shop", "order", "0f8fad5b-d9cb-469f-a165-70867728950e", None).unwrap();
+        let wish = Wish { identity, spec: serde_json::from_value(spec).unwrap(), trace: None };
+        let running = OrchestrationStatus { runtime_status: Some(RuntimeStatus::Running), ..pending() };
+        let next = |decided_at, now| next(&running, None, Some(&wish), at(decided_at), at(now));
+        assert_eq!(next(3, 4), Next::After(Duration::from_secs(6) + PAST));
+        assert_eq!(next(9, 11), Next::After(PAST));
+        // The decision knew: the run was told to end.
+        assert_eq!(next(10, 11), Next::Change);
     }
 }
