@@ -42,11 +42,6 @@ fn inline(payload: Option<&Payload>) -> Option<&str> {
 }
 
 impl World {
-    /// The instance of an Orchestration, as the hub has it.
-    async fn instance(&self, id: &str) -> Option<Instance> {
-        self.hub().await.get(id).await.unwrap()
-    }
-
     fn instances(&self) -> Table {
         self.storage().table(&self.hub_name.instances_table())
     }

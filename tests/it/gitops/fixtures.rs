@@ -174,6 +174,8 @@ async fn the_fixtures_are_what_the_operator_writes_with_workers() {
     // Long enough that it is looked for before, and passed when the runs below have been looked at.
     world.event_of("expired", "absent", json!({"deadlineSeconds": 10}));
     world.started_by_another("conflict", "Approval").await;
+    // The conflict names the state of that instance, once and for all.
+    world.until_it_runs("conflict").await;
     for (name, function, more) in [
         ("completed", "Echo", json!({"input": {"value": {"order": 4711}}})),
         ("failed", "Fail", json!({"input": {"value": "no stock left for order 4711"}})),

@@ -15,15 +15,6 @@ impl World {
         self.kubectl(&["delete", "orchestration", name, "--timeout=40s"]);
     }
 
-    /// Waits until the instance waits for its event, as an instance or as a sub-orchestration.
-    async fn runs(&self, id: &str) {
-        eventually(&format!("instance {id} runs"), async || match self.instance(id).await {
-            Some(instance) if instance.runtime_status == RuntimeStatus::Running => Ok(()),
-            other => Err(format!("{other:?}")),
-        })
-        .await;
-    }
-
     /// The names of the hub's blobs that belong to an instance and to no other of a similar ID.
     async fn blobs(&self, id: &str) -> Vec<String> {
         let container = self.storage().container(&format!("{}-largemessages", self.hub_name.as_str().to_lowercase()));
@@ -69,7 +60,7 @@ async fn terminate_ends_the_run_and_its_children() {
     world.reason("over", "Completed").await;
     for parent in ["parent", "parent-of-sleepers", "kept"] {
         for child in [0, 1] {
-            world.runs(&format!("{parent}-{child}")).await;
+            world.until_it_runs(&format!("{parent}-{child}")).await;
         }
     }
     let ours = vec![FINALIZER.to_owned()];
@@ -133,7 +124,7 @@ async fn purge_removes_the_run_and_its_children_and_nothing_of_its_neighbours() 
     }
     world.reason("failed", "OrchestrationFailed").await;
     for id in ["live", "parent", "parent-0", "parent-1"] {
-        world.runs(id).await;
+        world.until_it_runs(id).await;
     }
     assert!(!world.blobs("order-1").await.is_empty() && !world.blobs("live").await.is_empty());
     let (neighbour, blobs) = (world.row("order-10").await, world.blobs("order-10").await);

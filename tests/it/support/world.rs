@@ -14,6 +14,7 @@ use durable_operator::api::v1alpha1::{Orchestration, OrchestrationStatus, TaskHu
 use durable_taskhub::names::HubName;
 use durable_taskhub::partition::PartitionCount;
 use durable_taskhub::storage::{Account, Options, Storage};
+use durable_taskhub::{Instance, RuntimeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Api, Client};
 use serde_json::json;
@@ -119,6 +120,20 @@ impl World {
     /// A client of the test's hub.
     pub async fn hub(&self) -> durable_taskhub::TaskHub {
         durable_taskhub::TaskHub::connect(self.storage(), self.hub_name.clone(), None).await.unwrap()
+    }
+
+    /// An instance, as the hub has it.
+    pub async fn instance(&self, id: &str) -> Option<Instance> {
+        self.hub().await.get(id).await.unwrap()
+    }
+
+    /// Waits until a worker has taken the instance up, and it waits for its event.
+    pub async fn until_it_runs(&self, id: &str) {
+        eventually(&format!("instance {id} runs"), async || match self.instance(id).await {
+            Some(instance) if instance.runtime_status == RuntimeStatus::Running => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
     }
 
     /// The operator, watching this world's namespace; ready when this returns.
